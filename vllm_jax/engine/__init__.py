@@ -1,0 +1,1 @@
+"""The loop schedule -> execute -> process, and its bridge to asyncio."""

@@ -1,0 +1,1 @@
+"""The building blocks that models share: linear, norm, embedding, rotary, ALiBi, attention."""

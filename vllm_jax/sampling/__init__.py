@@ -1,0 +1,1 @@
+"""Logits -> tokens: logits processors and the sampler, as pure functions."""

@@ -1,0 +1,1 @@
+"""Text <-> token ids: tokenizers, chat templates, incremental detokenization."""

@@ -1,0 +1,1 @@
+"""Checkpoint -> arrays, with strict accounting of every tensor name."""
