@@ -1,0 +1,154 @@
+"""The one place where an attention implementation is chosen, and the pages' layout with it.
+
+Knows the names of the implementations and what each wants from its caller. Does not know how any of them
+works. A new backend is a module with ``paged_attention`` and one more line in :data:`IMPLEMENTATIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import jax
+
+from vllm_jax.errors import ConfigError
+from vllm_jax.kernels import reference, xla
+from vllm_jax.kernels.metadata import AttentionMetadata
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A way to compute paged attention.
+
+    Attributes:
+        attend: the function behind :func:`paged_attention`.
+        pages_shape: ``(num_pages, page_size, num_kv_heads, head_dim)`` -> shape of one layer's pages.
+        page_size: tokens a page holds where the user has no wish.
+    """
+
+    attend: Callable[..., tuple[jax.Array, jax.Array]]
+    pages_shape: Callable[[int, int, int, int], tuple[int, ...]]
+    page_size: int
+
+
+IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
+    {
+        "reference": Implementation(reference.paged_attention, xla.pages_shape, page_size=16),
+        "xla": Implementation(xla.paged_attention, xla.pages_shape, page_size=16),
+    }
+)
+
+PLATFORM_IMPLEMENTATION: Mapping[str, str] = MappingProxyType({"cpu": "xla"})
+"""The implementation a server takes on each JAX platform."""
+
+
+def implementation_for(platform: str) -> str:
+    """Name of the implementation for a JAX platform ("cpu", "gpu", "tpu").
+
+    Raises:
+        ConfigError: there is none for this platform.
+    """
+    if platform not in PLATFORM_IMPLEMENTATION:
+        supported = ", ".join(sorted(PLATFORM_IMPLEMENTATION))
+        raise ConfigError(
+            f"paged attention has no implementation for the platform {platform!r} (supported: {supported})"
+        )
+    return PLATFORM_IMPLEMENTATION[platform]
+
+
+def get_implementation(name: str) -> Implementation:
+    """The implementation of that name.
+
+    Raises:
+        ConfigError: there is none; the text lists those there are.
+    """
+    if name not in IMPLEMENTATIONS:
+        raise ConfigError(f"unknown attention implementation {name!r}; one of {', '.join(IMPLEMENTATIONS)}")
+    return IMPLEMENTATIONS[name]
+
+
+def kv_pages_shape(
+    num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, *, implementation: str = "xla"
+) -> tuple[int, ...]:
+    """Shape of one layer's KV pages in the implementation's own layout."""
+    return get_implementation(implementation).pages_shape(num_pages, page_size, num_kv_heads, head_dim)
+
+
+def paged_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    kv_pages: jax.Array,
+    metadata: AttentionMetadata,
+    *,
+    scale: float,
+    alibi_slopes: jax.Array | None = None,
+    sliding_window: int | None = None,
+    soft_cap: float | None = None,
+    implementation: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Writes a ragged batch's keys and values into the pages and attends over the whole contexts.
+
+    Args:
+        q: ``[T, H, D]`` queries of the flat batch.
+        k: ``[T, KH, D]`` new keys; ``H`` is a multiple of ``KH``, neighbouring query heads share a KV head.
+        v: ``[T, KH, D]`` new values.
+        kv_pages: one layer's pages, shaped by :func:`kv_pages_shape`; donate them to the jitted step.
+        metadata: which token belongs to which sequence, and where its pages lie.
+        scale: multiplies ``q . k``.
+        alibi_slopes: ``[H]`` float32; ``slope * (key_position - query_position)`` is added to the score.
+        sliding_window: a key is visible iff ``query_position - window < key_position <= query_position``.
+        soft_cap: ``cap * tanh(score / cap)`` is taken before the ALiBi bias.
+        implementation: a name in :data:`IMPLEMENTATIONS`.
+
+    Returns:
+        ``(out, kv_pages)``: ``out [T, H, D]`` in the dtype of ``q``, softmax and sums in float32. Padding
+        tokens give finite numbers. Nothing outside the visible context is read into the result: pages
+        nobody uses, or that have left the window, may hold NaN.
+
+    Raises:
+        ConfigError: ``implementation`` is unknown.
+        ValueError: the shapes do not fit together; the text names them.
+    """
+    _check_shapes(q, k, v, kv_pages, metadata, alibi_slopes, sliding_window)
+    return get_implementation(implementation).attend(
+        q,
+        k,
+        v,
+        kv_pages,
+        metadata,
+        scale=scale,
+        alibi_slopes=alibi_slopes,
+        sliding_window=sliding_window,
+        soft_cap=soft_cap,
+    )
+
+
+def _check_shapes(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    kv_pages: jax.Array,
+    metadata: AttentionMetadata,
+    alibi_slopes: jax.Array | None,
+    sliding_window: int | None,
+) -> None:
+    """Static checks, at trace time. Raises ValueError."""
+    num_tokens, num_heads, head_dim = q.shape
+    num_seqs = metadata.kv_lens.shape[0]
+    if k.shape != v.shape or k.shape[0] != num_tokens or k.shape[2] != head_dim:
+        raise ValueError(f"k {k.shape} and v {v.shape} do not fit q {q.shape}")
+    if num_heads % k.shape[1]:
+        raise ValueError(f"{num_heads} query heads are no multiple of {k.shape[1]} KV heads")
+    if metadata.page_table.shape[0] != num_seqs or metadata.cu_q_lens.shape != (num_seqs + 1,):
+        raise ValueError(
+            f"page_table {metadata.page_table.shape}, kv_lens {metadata.kv_lens.shape} and "
+            f"cu_q_lens {metadata.cu_q_lens.shape} disagree on the number of sequences"
+        )
+    if metadata.decode_only and num_tokens != num_seqs:
+        raise ValueError(f"decode_only wants a token a row, got {num_tokens} tokens, {num_seqs} rows")
+    if alibi_slopes is not None and alibi_slopes.shape != (num_heads,):
+        raise ValueError(f"alibi_slopes {alibi_slopes.shape} do not fit {num_heads} query heads")
+    if sliding_window is not None and sliding_window < 1:
+        raise ValueError(f"sliding_window must be at least 1, got {sliding_window}")
