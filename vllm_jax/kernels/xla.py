@@ -67,17 +67,17 @@ def write_pages(kv_pages: jax.Array, k: jax.Array, v: jax.Array, metadata: Atten
 
 
 class _Tiles(NamedTuple):
-    """Tiles of up to B query tokens; all ``[n]`` int32. Tiles without tokens have ``count`` 0."""
+    """Tiles of up to B query tokens; all ``[n]`` int32. Tiles without tokens have ``size`` 0."""
 
     seq: jax.Array
     first_token: jax.Array
     first_position: jax.Array
-    count: jax.Array
+    size: jax.Array
 
     @property
     def end(self) -> jax.Array:
         """One past the last key that the tile sees."""
-        return jnp.where(self.count > 0, self.first_position + self.count, 0)
+        return jnp.where(self.size > 0, self.first_position + self.size, 0)
 
 
 def _cut_tiles(
@@ -104,7 +104,7 @@ def _cut_tiles(
         seq=seq,
         first_token=metadata.cu_q_lens[seq] + offset,
         first_position=metadata.kv_lens[seq] - q_lens[seq] + offset,
-        count=jnp.clip(q_lens[seq] - offset, 0, tile),
+        size=jnp.clip(q_lens[seq] - offset, 0, tile),
     ), tiles_end[-1]
 
 
@@ -131,7 +131,7 @@ def attend(
 
     def attend_group(index: jax.Array, out: jax.Array) -> jax.Array:
         mine = _Tiles(*(jax.lax.dynamic_slice_in_dim(x, index * group, group) for x in tiles))
-        token = jnp.where(row < mine.count[:, None], mine.first_token[:, None] + row, num_tokens)  # [g, B]
+        token = jnp.where(row < mine.size[:, None], mine.first_token[:, None] + row, num_tokens)  # [g, B]
         position = mine.first_position[:, None] + row
         queries = q.at[token].get(mode="clip").astype(jnp.float32) * scale  # [g, B, H, D]
         queries = queries.reshape(group, tile, num_kv_heads, group_heads, head_dim).transpose(0, 2, 3, 1, 4)
@@ -178,7 +178,7 @@ def attend(
             jnp.zeros(shape, jnp.float32),
             jnp.zeros((*shape, head_dim), jnp.float32),
         )
-        is_used = mine.count > 0
+        is_used = mine.size > 0
         first = jnp.min(jnp.where(is_used, begin // chunk, jnp.iinfo(jnp.int32).max))
         last = jnp.max((mine.end + chunk - 1) // chunk)
         _, total, acc = jax.lax.fori_loop(first, last, attend_chunk, state)
