@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from vllm_jax.outputs import FinishReason
 from vllm_jax.sampling_params import SamplingParams
 
+Order = tuple[int, float, int]
+"""Place in the queue and, among the running, rank: priority, arrival time, number. Smaller goes first."""
+
 
 class SequenceStatus(enum.Enum):
     """Where a sequence is in its life."""
@@ -35,7 +38,8 @@ class Sequence:
 
     ``seq_id`` is unique in the engine; ``request_id`` is shared by the ``n`` sequences of a request and
     ``index`` tells them apart. ``seed`` is the sequence's own sampling seed (64-bit unsigned).
-    ``eos_token_ids`` is empty where EOS does not stop (``ignore_eos``).
+    ``eos_token_ids`` is empty where EOS does not stop (``ignore_eos``). ``bad_words_ids`` are the token
+    sequences of ``params.bad_words``.
     """
 
     seq_id: str
@@ -45,6 +49,7 @@ class Sequence:
     params: SamplingParams
     seed: int
     eos_token_ids: frozenset[int] = frozenset()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
     priority: int = 0
     cache_salt: str | None = None
     arrival_time: float = field(default_factory=time.monotonic)
@@ -63,6 +68,21 @@ class Sequence:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     first_scheduled_time: float | None = None
+
+    # What Scheduler.add works out once, so that a step is a few comparisons a sequence.
+    order: Order = (0, 0.0, 0)
+    max_length: int = 0
+    """Most tokens, prompt and output together, the sequence may come to."""
+    stopping_token_ids: frozenset[int] = frozenset()
+    """EOS and stop token ids in one set."""
+    needs_host: bool = False
+    """Whether the step that samples a token must know all tokens before it on the host (no pending ones)."""
+
+    # The prefix cache's notes.
+    block_keys: list[bytes] = field(default_factory=list)
+    """Keys of the full blocks of known tokens, as far as they were needed."""
+    num_published_blocks: int = 0
+    """Leading blocks that need no publishing any more."""
 
     @property
     def num_prompt_tokens(self) -> int:

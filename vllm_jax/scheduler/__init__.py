@@ -1,1 +1,1 @@
-"""Continuous batching in plain Python: which sequence computes how many tokens in which blocks. Never imports jax."""
+"""Continuous batching in plain Python: who computes how many tokens in which blocks. Never imports jax."""
