@@ -1,0 +1,56 @@
+"""API keys. Knows the Authorization header and which paths are open; does not know what the routes do."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.errors import ApiError
+
+OPEN_PATHS = frozenset({"/health", "/ping", "/version"})
+"""Paths served without a key: what load balancers and supervisors probe."""
+
+
+class ApiKeyMiddleware:
+    """Lets a request pass only with one of ``keys`` as its bearer token.
+
+    Keys are compared as digests, each with :func:`hmac.compare_digest` and all of them every time, so that
+    the time of the answer tells neither how much of a key was right nor which key it was.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]):
+        self._app = app
+        self._digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        if scope["type"] != "http" or self._open(scope) or self._authorized(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+            return
+        error = ApiError(
+            401,
+            "Missing or wrong API key. Send it as 'Authorization: Bearer KEY'.",
+            type="invalid_request_error",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+        await error.response()(scope, receive, send)
+
+    @staticmethod
+    def _open(scope: Scope) -> bool:
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        return scope["method"] == "OPTIONS" or path in OPEN_PATHS
+
+    def _authorized(self, headers: Headers) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = _digest(token.strip())
+        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        return any(matches) and scheme.lower() == "bearer"
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,136 @@
+"""Bodies of ``/v1/chat/completions``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from api.protocol.base import RequestModel, ResponseModel, Usage
+from api.protocol.generation import GenerationRequest
+from vllm_jax.outputs import FinishReason
+
+
+class ChatMessage(RequestModel):
+    """One turn. Further fields go to the chat template as they are."""
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: str | Annotated[list[str | dict[str, Any]], Field(max_length=4096)] | None = None
+    name: str | None = None
+    tool_calls: Annotated[list[dict[str, Any]], Field(max_length=1024)] | None = None
+    tool_call_id: str | None = None
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=16384)]
+
+
+class ChatTemplateFields(RequestModel):
+    """How messages become a prompt; shared with ``/tokenize``."""
+
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: Annotated[list[dict[str, Any]], Field(max_length=4096)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=1024)] | None = None
+    reasoning_effort: str | None = None
+
+
+class ChatCompletionRequest(GenerationRequest, ChatTemplateFields):
+    """A chat request."""
+
+    messages: Messages
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tool_choice: str | dict[str, Any] | None = None
+
+
+class TopLogprob(ResponseModel):
+    """A candidate: its text, natural-log probability and UTF-8 bytes."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatLogprob(TopLogprob):
+    """A sampled token with the top candidates of its position."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(ResponseModel):
+    """One entry a token."""
+
+    content: list[ChatLogprob] | None = None
+
+
+class ChatResponseMessage(ResponseModel):
+    """The answer's turn."""
+
+    role: str
+    content: str | None
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    audio: dict[str, Any] | None = None
+    function_call: dict[str, Any] | None = None
+    reasoning: str | None = None
+
+
+class ChatChoice(ResponseModel):
+    """One of the ``n`` answers."""
+
+    index: int
+    message: ChatResponseMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason | None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | None = None
+
+
+class ChatCompletionResponse(ResponseModel):
+    """The answer to a request that does not stream. ``created`` is in seconds since the epoch."""
+
+    id: str
+    object: str = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+    usage: Usage
+    prompt_logprobs: list[dict[str, Any] | None] | None = None
+    prompt_token_ids: list[int] | None = None
+    kv_transfer_params: dict[str, Any] | None = None
+
+
+class ChatDelta(ResponseModel):
+    """What is new in a chunk."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(ResponseModel):
+    """What is new in one of the ``n`` answers."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | None = None
+
+
+class ChatCompletionChunk(ResponseModel):
+    """One event of a stream."""
+
+    id: str
+    object: str = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    system_fingerprint: str | None = None
+    usage: Usage | None = None
+    prompt_token_ids: list[int] | None = None

@@ -1,0 +1,110 @@
+"""The written lists behind "honoured or refused": fields this server refuses, and fields without effect.
+
+A field that is in neither list and in no model is unknown: it is accepted, and reported in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from api.errors import bad_request, printable
+from api.protocol.base import RequestModel
+
+logger = logging.getLogger(__name__)
+
+_MAX_REPORTED = 10
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A field that cannot be honoured. ``harmless`` tells values that ask for nothing (null always does)."""
+
+    why: str
+    harmless: Callable[[Any, Mapping[str, Any]], bool] = lambda value, body: False
+
+
+def _false(value: Any, body: Mapping[str, Any]) -> bool:
+    return value is False
+
+
+def _no_tool_may_be_called(value: Any, body: Mapping[str, Any]) -> bool:
+    return body.get("tool_choice") == "none"
+
+
+_STRUCTURED = "Structured output is not supported by this version of the server."
+_TOOLS = 'Tool calling is not supported by this version of the server; only tool_choice="none" is.'
+
+REFUSED: dict[str, Refusal] = {
+    "tools": Refusal(_TOOLS, _no_tool_may_be_called),
+    "tool_choice": Refusal(_TOOLS, lambda value, body: value == "none"),
+    "functions": Refusal(_TOOLS, lambda value, body: body.get("function_call") == "none"),
+    "function_call": Refusal(_TOOLS, lambda value, body: value == "none"),
+    "response_format": Refusal(
+        _STRUCTURED, lambda value, body: isinstance(value, dict) and value.get("type") == "text"
+    ),
+    "structured_outputs": Refusal(_STRUCTURED),
+    "guided_json": Refusal(_STRUCTURED),
+    "guided_regex": Refusal(_STRUCTURED),
+    "guided_choice": Refusal(_STRUCTURED),
+    "guided_grammar": Refusal(_STRUCTURED),
+    "structural_tag": Refusal(_STRUCTURED),
+    "use_beam_search": Refusal("Beam search is not supported by this version of the server.", _false),
+    "best_of": Refusal(
+        "best_of other than n is not supported: all n sequences are returned, none is ranked away.",
+        lambda value, body: value == body.get("n", 1),
+    ),
+    "length_penalty": Refusal("Beam search is not supported.", lambda value, body: value == 1),
+    "suffix": Refusal("Filling in the middle is not supported.", lambda value, body: value == ""),
+    "prompt_embeds": Refusal("Prompt embeddings are not supported; send text or token ids."),
+    "audio": Refusal("This server answers with text only."),
+    "modalities": Refusal("This server answers with text only.", lambda value, body: value == ["text"]),
+    "thinking_token_budget": Refusal("Thinking budgets are not supported by this version of the server."),
+    "repetition_detection": Refusal("Repetition detection is not supported by this version of the server."),
+    "watermarking": Refusal("Watermarking is not supported."),
+    "return_prompt_text": Refusal("Use echo (completions) to get the prompt back.", _false),
+}
+"""Fields refused with a 400 that names them, unless their value asks for nothing."""
+
+NO_EFFECT: dict[str, str] = {
+    "user": "a label of the end user; nothing is stored",
+    "safety_identifier": "a label of the end user; nothing is stored",
+    "metadata": "labels for stored answers; nothing is stored",
+    "store": "answers are never stored",
+    "service_tier": "there is one tier",
+    "moderation": "nothing is moderated",
+    "prompt_cache_key": "the prefix cache finds equal prefixes by itself; cache_salt separates them",
+    "prompt_cache_options": "the prefix cache finds equal prefixes by itself",
+    "prompt_cache_retention": "the prefix cache evicts by use",
+    "prediction": "only changes speed",
+    "verbosity": "the model has no such setting",
+    "web_search_options": "the server never fetches anything",
+    "parallel_tool_calls": "no tools are called",
+    "include_reasoning": "no reasoning is told apart from the answer",
+    "stream_interval": "every step is sent; a slow reader gets larger chunks",
+    "kv_transfer_params": "KV is never moved between servers",
+    "vllm_xargs": "for plugins; there are none",
+    "return_weight_versions": "weights are never exchanged while serving",
+    "session_id": "requests are not tied to each other",
+    "guided_decoding_backend": "there is one backend",
+    "guided_whitespace_pattern": "means nothing without a guided_* field, and those are refused",
+}
+"""Fields of OpenAI and vLLM that are accepted and change nothing here, with the reason."""
+
+
+def check_fields(request: RequestModel, request_id: str) -> None:
+    """Refuses what cannot be honoured; reports unknown fields in the log.
+
+    Raises:
+        ApiError: 400, a field of ``REFUSED`` asks for something; ``param`` names it.
+    """
+    body = request.given
+    for name in body.keys() & REFUSED.keys():
+        if not REFUSED[name].harmless(body[name], body):
+            raise bad_request(f"{name} cannot be honoured. {REFUSED[name].why}", name)
+    extra = (request.model_extra or {}).keys() - NO_EFFECT.keys() - REFUSED.keys()
+    if extra:
+        shown = ", ".join(printable(name, 64) for name in sorted(extra)[:_MAX_REPORTED])
+        logger.warning("%s: unknown fields are ignored: %s", request_id, shown)

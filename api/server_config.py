@@ -1,0 +1,145 @@
+"""Every setting of the HTTP server, in groups; the command line is generated from here.
+
+Knows names, defaults, units and help texts (the docstring under a field is its ``--help``). The engine's
+settings are in :mod:`vllm_jax.config`. Imports nothing heavy, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vllm_jax.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class HttpConfig:
+    """Where and how the server listens."""
+
+    host: str = "localhost"
+    """Address to listen on. The default is this machine only; 0.0.0.0 (or ::) opens it to the network."""
+    port: int = 8000
+    """TCP port; 0 takes a free one and prints it."""
+    uds: str | None = None
+    """Listen on this unix socket instead of host and port."""
+    root_path: str = ""
+    """Path prefix under which a proxy serves this server."""
+    api_key: tuple[str, ...] = ()
+    """Keys that clients may use; without any the server is open. Repeatable. Prefer the variable
+    VLLM_JAX_API_KEY (or VLLM_API_KEY): flags show up in ps."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web origins whose pages may call the server (CORS), as words or a JSON list. None by default."""
+    allowed_methods: tuple[str, ...] = ("*",)
+    """Methods those pages may use."""
+    allowed_headers: tuple[str, ...] = ("*",)
+    """Headers those pages may send."""
+    allow_credentials: bool = False
+    """Those pages may send cookies and authorization."""
+    ssl_keyfile: str | None = None
+    """Private key; with --ssl-certfile the server speaks HTTPS."""
+    ssl_certfile: str | None = None
+    """Certificate chain."""
+    ssl_ca_certs: str | None = None
+    """Certificates that client certificates are checked against."""
+    ssl_cert_reqs: int = 0
+    """Client certificates: 0 not asked for, 1 optional, 2 required."""
+    ssl_ciphers: str = "TLSv1"
+    """OpenSSL cipher list."""
+    h11_max_incomplete_event_size: int = 65536
+    """Most bytes a request's head (request line and headers) may have."""
+    h11_max_header_count: int = 256
+    """Most headers a request may have."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    """Most bytes a request's body may have; more is answered with 413."""
+    sse_keep_alive_interval: float = 0.0
+    """Seconds of silence after which a stream sends a comment, so that proxies keep it open; 0 is never."""
+    shutdown_timeout: float = 30.0
+    """Seconds that requests in flight get to finish after SIGTERM or SIGINT; then, or at a second signal,
+    they are aborted. 0 aborts at once."""
+    disable_fastapi_docs: bool = False
+    """No /docs, /redoc and /openapi.json."""
+
+
+@dataclass(frozen=True)
+class ApiConfig:
+    """What the OpenAI endpoints answer."""
+
+    served_model_name: tuple[str, ...] = ()
+    """Names the model answers to; the first is the one in the answers. The default is the model as given."""
+    chat_template: str | None = None
+    """Jinja chat template: a file or the template itself. The default is the model's own."""
+    chat_template_content_format: Literal["auto", "string", "openai"] = "auto"
+    """Message content as the template gets it: a string, or the list of parts; "auto" asks the template."""
+    default_chat_template: bool = True
+    """Use a generic template for a model that has none; without it, chats with such a model are refused."""
+    default_chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """JSON object of chat_template_kwargs that requests may override."""
+    trust_request_chat_template: bool = False
+    """Allow chat_template in requests. A template is a program that the server runs: trust your clients."""
+    response_role: str = "assistant"
+    """Role of the answers."""
+    return_tokens_as_token_ids: bool = False
+    """Show tokens in logprobs as "token_id:N", which is unambiguous where their text is not."""
+    enable_prompt_tokens_details: bool = False
+    """Report usage.prompt_tokens_details.cached_tokens."""
+    enable_force_include_usage: bool = False
+    """Send usage on every stream, as if each asked for include_usage and continuous_usage_stats."""
+    enable_request_id_headers: bool = False
+    """Answer with the request's id in X-Request-Id."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is logged, to stderr."""
+
+    uvicorn_log_level: Literal["debug", "info", "warning", "error", "critical", "trace"] = "info"
+    """Level of all logs."""
+    disable_uvicorn_access_log: bool = False
+    """No line for every HTTP request."""
+    disable_access_log_for_endpoints: str | None = None
+    """Comma-separated paths without access log, for example /health,/metrics."""
+    enable_log_requests: bool = False
+    """Log every request's id, sampling parameters and the start of its prompt."""
+    max_log_len: int | None = None
+    """Most characters (or token ids) of a prompt in the log. The default is all of them."""
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Everything the server needs beside the engine."""
+
+    http: HttpConfig = field(default_factory=HttpConfig)
+    api: ApiConfig = field(default_factory=ApiConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def validate(self) -> None:
+        """Checks what can be checked before anything is started.
+
+        Raises:
+            ConfigError: a value is out of its range, or two contradict; the text names the flag.
+        """
+        http = self.http
+        if not 0 <= http.port <= 65535:
+            raise ConfigError(f"--port must be in 0..65535, got {http.port}")
+        if any(not key.strip() for key in http.api_key):
+            raise ConfigError("--api-key must not be empty")
+        if (http.ssl_keyfile is None) != (http.ssl_certfile is None):
+            raise ConfigError("--ssl-keyfile and --ssl-certfile go together")
+        if http.ssl_cert_reqs not in (0, 1, 2):
+            raise ConfigError(f"--ssl-cert-reqs must be 0, 1 or 2, got {http.ssl_cert_reqs}")
+        at_least = {
+            "--h11-max-incomplete-event-size": (http.h11_max_incomplete_event_size, 1024),
+            "--h11-max-header-count": (http.h11_max_header_count, 8),
+            "--max-body-bytes": (http.max_body_bytes, 1024),
+            "--sse-keep-alive-interval": (http.sse_keep_alive_interval, 0),
+            "--shutdown-timeout": (http.shutdown_timeout, 0),
+        }
+        for flag, (value, least) in at_least.items():
+            if not least <= value < float("inf"):
+                raise ConfigError(f"{flag} must be at least {least}, got {value}")
+        if any(not name.strip() for name in self.api.served_model_name):
+            raise ConfigError("--served-model-name must not be empty")
+        if "*" in http.allowed_origins and http.allow_credentials:
+            raise ConfigError("--allow-credentials needs named --allowed-origins, not '*'")
+        if self.log.max_log_len is not None and self.log.max_log_len < 0:
+            raise ConfigError(f"--max-log-len must not be negative, got {self.log.max_log_len}")
