@@ -1,0 +1,43 @@
+"""Log-probabilities and ranks under the model's own distribution.
+
+Knows raw logits. Does not know sampling parameters: vLLM's default, too, reports what the model said before
+any processor or temperature.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vllm_jax.sampling.inputs import SampledLogprobs
+from vllm_jax.sampling.processors import clean
+
+
+def gather_logprobs(
+    logits: jax.Array, tokens: jax.Array, num_logprobs: int, listed_ids: jax.Array | None = None
+) -> SampledLogprobs:
+    """Logprob and rank of one token a row, and of the most likely ones.
+
+    Args:
+        logits: ``[S, V]`` float32, untouched; for prompt logprobs the rows are positions.
+        tokens: ``[S]`` int32.
+        num_logprobs: Static ``K``; more than ``V`` means ``V``. 0 leaves the top arrays empty.
+        listed_ids: ``[S, C]`` int32 further ids to report, or None.
+    """
+    logits = clean(logits)
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    log_total = top + jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1, keepdims=True))
+    log_total = jnp.where(jnp.isfinite(log_total), log_total, 0)  # a row of -inf has no distribution
+    chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)
+    top_logits, top_ids = lax.top_k(logits, min(num_logprobs, logits.shape[-1]))
+    return SampledLogprobs(
+        token_logprob=(chosen - log_total)[:, 0],
+        rank=1 + jnp.sum(logits > chosen, axis=-1, dtype=jnp.int32),
+        top_ids=top_ids.astype(jnp.int32),
+        top_logprobs=top_logits - log_total,
+        listed_logprobs=(
+            None if listed_ids is None else jnp.take_along_axis(logits, listed_ids, axis=-1) - log_total
+        ),
+    )
