@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import jax
+import jax.numpy as jnp
 
 from vllm_jax.errors import ConfigError
-from vllm_jax.kernels import reference, xla
+from vllm_jax.kernels import pages, reference, xla
 from vllm_jax.kernels.metadata import AttentionMetadata
 
 
@@ -24,18 +25,22 @@ class Implementation:
     Attributes:
         attend: the function behind :func:`paged_attention`.
         pages_shape: ``(num_pages, page_size, num_kv_heads, head_dim)`` -> shape of one layer's pages.
+        pages_dtype: dtype of keys and values -> dtype in which the pages store them.
         page_size: tokens a page holds where the user has no wish.
     """
 
     attend: Callable[..., tuple[jax.Array, jax.Array]]
     pages_shape: Callable[[int, int, int, int], tuple[int, ...]]
+    pages_dtype: Callable[[jnp.dtype], jnp.dtype]
     page_size: int
 
 
 IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
     {
-        "reference": Implementation(reference.paged_attention, xla.pages_shape, page_size=16),
-        "xla": Implementation(xla.paged_attention, xla.pages_shape, page_size=16),
+        "reference": Implementation(
+            reference.paged_attention, pages.pages_shape, pages.pages_dtype, page_size=16
+        ),
+        "xla": Implementation(xla.paged_attention, pages.pages_shape, pages.pages_dtype, page_size=16),
     }
 )
 
@@ -75,6 +80,11 @@ def kv_pages_shape(
     return get_implementation(implementation).pages_shape(num_pages, page_size, num_kv_heads, head_dim)
 
 
+def kv_pages_dtype(dtype: jnp.dtype, *, implementation: str = "xla") -> jnp.dtype:
+    """The dtype to allocate pages with, for keys and values of ``dtype``. All zero bits mean 0.0."""
+    return get_implementation(implementation).pages_dtype(dtype)
+
+
 def paged_attention(
     q: jax.Array,
     k: jax.Array,
@@ -94,7 +104,8 @@ def paged_attention(
         q: ``[T, H, D]`` queries of the flat batch.
         k: ``[T, KH, D]`` new keys; ``H`` is a multiple of ``KH``, neighbouring query heads share a KV head.
         v: ``[T, KH, D]`` new values.
-        kv_pages: one layer's pages, shaped by :func:`kv_pages_shape`; donate them to the jitted step.
+        kv_pages: one layer's pages, allocated with :func:`kv_pages_shape` and :func:`kv_pages_dtype`;
+            donate them to the jitted step.
         metadata: which token belongs to which sequence, and where its pages lie.
         scale: multiplies ``q . k``.
         alibi_slopes: ``[H]`` float32; ``slope * (key_position - query_position)`` is added to the score.
@@ -109,10 +120,11 @@ def paged_attention(
 
     Raises:
         ConfigError: ``implementation`` is unknown.
-        ValueError: the shapes do not fit together; the text names them.
+        ValueError: shapes or the pages' dtype do not fit together; the text names them.
     """
-    _check_shapes(q, k, v, kv_pages, metadata, alibi_slopes, sliding_window)
-    return get_implementation(implementation).attend(
+    chosen = get_implementation(implementation)
+    _check(q, k, v, kv_pages, metadata, chosen, alibi_slopes, sliding_window)
+    return chosen.attend(
         q,
         k,
         v,
@@ -125,12 +137,13 @@ def paged_attention(
     )
 
 
-def _check_shapes(
+def _check(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     kv_pages: jax.Array,
     metadata: AttentionMetadata,
+    chosen: Implementation,
     alibi_slopes: jax.Array | None,
     sliding_window: int | None,
 ) -> None:
@@ -141,6 +154,11 @@ def _check_shapes(
         raise ValueError(f"k {k.shape} and v {v.shape} do not fit q {q.shape}")
     if num_heads % k.shape[1]:
         raise ValueError(f"{num_heads} query heads are no multiple of {k.shape[1]} KV heads")
+    if kv_pages.dtype != chosen.pages_dtype(kv_pages.dtype):
+        raise ValueError(
+            f"pages of dtype {kv_pages.dtype} are stored as {chosen.pages_dtype(kv_pages.dtype)}: "
+            "allocate them with kv_pages_dtype()"
+        )
     if metadata.page_table.shape[0] != num_seqs or metadata.cu_q_lens.shape != (num_seqs + 1,):
         raise ValueError(
             f"page_table {metadata.page_table.shape}, kv_lens {metadata.kv_lens.shape} and "

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vllm_jax.kernels.metadata import AttentionMetadata
+from vllm_jax.kernels.pages import decode, encode
 
 
 def paged_attention(
@@ -37,11 +38,11 @@ def paged_attention(
     # Write. A page number behind the last page makes the scatter drop the token.
     page = jnp.where(is_real, metadata.page_table[row, position // page_size], num_pages)
     offset = position % page_size
-    kv_pages = kv_pages.at[page, 0, :, offset].set(k.astype(kv_pages.dtype), mode="drop")
-    kv_pages = kv_pages.at[page, 1, :, offset].set(v.astype(kv_pages.dtype), mode="drop")
+    kv_pages = kv_pages.at[page, 0, :, offset].set(encode(k, kv_pages), mode="drop")
+    kv_pages = kv_pages.at[page, 1, :, offset].set(encode(v, kv_pages), mode="drop")
 
     # Gather each sequence's pages: [S, P, 2, KH, page, D] -> two of [S, KH, C, D], C = P * page.
-    context = kv_pages.at[metadata.page_table].get(mode="clip").astype(jnp.float32)
+    context = decode(kv_pages.at[metadata.page_table].get(mode="clip"))
     context = context.transpose(2, 0, 3, 1, 4, 5)
     keys, values = context.reshape(2, num_seqs, num_kv_heads, pages_per_seq * page_size, head_dim)
 

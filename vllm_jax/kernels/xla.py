@@ -1,7 +1,7 @@
 """Paged attention in plain XLA operations: the CPU's path, and a portable one.
 
-Knows the pages' layout ``[num_pages, 2, KH, page, D]`` (keys and values of a page lie together, each head's
-tokens in a row). Does not know which device it runs on.
+Knows how a ragged batch is cut into even pieces of work. Does not know the device, nor how pages store
+numbers (``kernels/pages.py``).
 
 Queries are cut into tiles of neighbouring tokens of one sequence, tiles are taken in groups, and a group
 walks over its contexts in chunks of a few pages with the online softmax of Milakov and Gimelshein (2018):
@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from vllm_jax.kernels.metadata import AttentionMetadata
+from vllm_jax.kernels.pages import decode, encode
 
 TILE = 16
 """Query tokens of one tile in a batch with prefill."""
@@ -29,11 +30,6 @@ CHUNK_ELEMENTS = 1 << 19
 """Numbers gathered from the pages at once (2 MiB as float32: what stays in a core's cache)."""
 
 _MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
-
-
-def pages_shape(num_pages: int, page_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
-    """Shape of one layer's pages; index 1 of axis 1 holds the values."""
-    return (num_pages, 2, num_kv_heads, page_size, head_dim)
 
 
 def paged_attention(
@@ -62,7 +58,7 @@ def write_pages(kv_pages: jax.Array, k: jax.Array, v: jax.Array, metadata: Atten
     position = metadata.positions(num_tokens)
     page = metadata.page_table[jnp.minimum(seq, num_seqs - 1), position // page_size]
     page = jnp.where(seq < num_seqs, page, num_pages)
-    new = jnp.stack([k, v], axis=1).astype(kv_pages.dtype)  # [T, 2, KH, D]
+    new = encode(jnp.stack([k, v], axis=1), kv_pages)  # [T, 2, KH, D]
     return kv_pages.at[page, :, :, position % page_size].set(new, mode="drop")
 
 
@@ -146,7 +142,7 @@ def attend(
             peak, total, acc = state
             page = step * pages_per_chunk + jnp.arange(pages_per_chunk, dtype=jnp.int32)
             page = metadata.page_table.at[mine.seq[:, None], page].get(mode="clip")  # [g, p]
-            kv = kv_pages.at[page].get(mode="clip").astype(jnp.float32)  # [g, p, 2, KH, page, D]
+            kv = decode(kv_pages.at[page].get(mode="clip"))  # [g, p, 2, KH, page, D]
             kv = kv.transpose(2, 0, 3, 1, 4, 5).reshape(2, group, num_kv_heads, chunk, head_dim)
             key_position = step * chunk + jnp.arange(chunk, dtype=jnp.int32)
             distance = key_position - position[:, :, None]  # [g, B, C]
