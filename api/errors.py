@@ -13,8 +13,9 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from vllm_jax.errors import EngineDeadError, InvalidRequestError
 
@@ -93,14 +94,21 @@ def to_api_error(error: Exception) -> ApiError:
 def install_handlers(app: FastAPI) -> None:
     """Makes every error of ``app`` an OpenAI error body; unexpected ones are logged with their traceback."""
 
-    async def answer(_: Request, error: Exception) -> JSONResponse:
-        return to_api_error(error).response()
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        found = to_api_error(error)
+        if found.status_code in (404, 405) and not isinstance(error, ApiError):
+            found.detail = f"{found.detail}: {request.method} {request.url.path}"
+        return found.response()
 
     async def answer_unexpected(request: Request, error: Exception) -> JSONResponse:
         # Starlette raises the error again after this answer, and the HTTP server logs its traceback.
         logger.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
         return to_api_error(error).response()
 
+    async def nobody_reads_this(_: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # for the access log; nginx's number for a client that has gone
+
+    app.add_exception_handler(ClientDisconnect, nobody_reads_this)
     for kind in (StarletteHTTPException, RequestValidationError, InvalidRequestError, EngineDeadError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, answer_unexpected)

@@ -104,6 +104,11 @@ def check_fields(request: RequestModel, request_id: str) -> None:
     for name in body.keys() & REFUSED.keys():
         if not REFUSED[name].harmless(body[name], body):
             raise bad_request(f"{name} cannot be honoured. {REFUSED[name].why}", name)
+    report_unknown(request, request_id)
+
+
+def report_unknown(request: RequestModel, request_id: str) -> None:
+    """Names the fields that are in no model and no list in the log: they are accepted and ignored."""
     extra = (request.model_extra or {}).keys() - NO_EFFECT.keys() - REFUSED.keys()
     if extra:
         shown = ", ".join(printable(name, 64) for name in sorted(extra)[:_MAX_REPORTED])

@@ -1,0 +1,54 @@
+"""The FastAPI application: routes, middleware and error bodies around one engine."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from api.auth import ApiKeyMiddleware
+from api.errors import install_handlers
+from api.http_metrics import HttpMetricsMiddleware
+from api.limits import LimitMiddleware
+from api.routes import chat, completions, health, models, tokenize
+from api.serving.context import ServerContext
+from vllm_jax import __version__
+
+DESCRIPTION = """
+An OpenAI-compatible server on JAX. Point any OpenAI client at `/v1` of this server.
+
+Every parameter is honoured exactly or refused with a 400 that names it.
+"""
+
+
+def create_app(context: ServerContext) -> FastAPI:
+    """The application that serves ``context``; it starts and stops nothing."""
+    http = context.config.http
+    docs = not http.disable_fastapi_docs
+    app = FastAPI(
+        title="vllm-jax",
+        version=__version__,
+        description=DESCRIPTION,
+        root_path=http.root_path,
+        openapi_url="/openapi.json" if docs else None,
+        docs_url="/docs" if docs else None,
+        redoc_url="/redoc" if docs else None,
+        redirect_slashes=False,
+    )
+    app.state.context = context
+    install_handlers(app)
+    for module in (chat, completions, models, tokenize, health):
+        app.include_router(module.router)
+    # The last one added is the outermost.
+    if http.api_key:
+        app.add_middleware(ApiKeyMiddleware, keys=http.api_key)
+    app.add_middleware(LimitMiddleware, max_body=http.max_body_bytes, max_headers=http.h11_max_header_count)
+    if http.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=http.allowed_origins,
+            allow_methods=http.allowed_methods,
+            allow_headers=http.allowed_headers,
+            allow_credentials=http.allow_credentials,
+        )
+    app.add_middleware(HttpMetricsMiddleware, metrics=context.engine.metrics)
+    return app

@@ -1,0 +1,1 @@
+"""One file a group of endpoints: paths, bodies and statuses, and the function that serves them."""

@@ -1,0 +1,44 @@
+"""What the endpoints may answer, for /openapi.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class ErrorDetail(BaseModel):
+    """``param`` names the offending field, ``code`` is the HTTP status or a word for it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int | str | None
+
+
+class ErrorResponse(BaseModel):
+    """Every error of this server."""
+
+    error: ErrorDetail
+
+
+def _error(description: str) -> dict[str, Any]:
+    return {"model": ErrorResponse, "description": description}
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: _error("The request cannot be honoured; the message says which field and why"),
+    401: _error("Missing or wrong API key"),
+    404: _error("No such model"),
+    413: _error("The body is too large"),
+}
+GENERATION_ERRORS: dict[int | str, dict[str, Any]] = {
+    **ERRORS,
+    500: _error("The engine has failed"),
+    503: _error("The server is shutting down"),
+}
+
+
+def with_stream(model: type[BaseModel]) -> dict[str, Any]:
+    """A whole answer, or server-sent events that end with ``data: [DONE]``."""
+    return {"model": model, "content": {"text/event-stream": {"schema": {"type": "string"}}}}

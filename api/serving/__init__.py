@@ -1,0 +1,1 @@
+"""From a request body to an answer: prompts, parameters, streams, logprobs, usage."""

@@ -1,0 +1,165 @@
+"""``/v1/chat/completions``: one conversation in, ``n`` answers out, whole or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import Request, Response
+
+from api.protocol.chat import (
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletionChunk,
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    ChatDelta,
+    ChatLogprobs,
+    ChatResponseMessage,
+)
+from api.protocol.unsupported import check_fields
+from api.serving.answer import AnswerHead, AnswerOptions, check_finish, id_headers, json_response
+from api.serving.context import ServerContext
+from api.serving.logprobs import ChatLogprobsFormat, prompt_logprobs
+from api.serving.request_id import choose_request_id
+from api.serving.sampling import chat_params, check_stream_fields
+from api.serving.streams import collect, interleave, wait_for_first, while_connected
+from api.serving.usage import UsageCounter
+from api.sse import EventStream, event_stream
+from vllm_jax.outputs import CompletionOutput, RequestOutput
+from vllm_jax.sampling_params import SamplingParams
+
+
+async def create_chat_completion(
+    context: ServerContext, body: ChatCompletionRequest, request: Request
+) -> Response:
+    """Answers a chat request.
+
+    Raises:
+        ApiError, InvalidRequestError: the request cannot be honoured; the field is named.
+        EngineDeadError: the engine has failed.
+        ClientDisconnect: the client has gone; the request was aborted.
+    """
+    request_id = f"chatcmpl-{choose_request_id(request, body.request_id)}"
+    check_fields(body, request_id)
+    model = context.models.resolve(body.model)
+    check_stream_fields(body)
+    params = chat_params(body, context.engine.info)
+    prompt = await while_connected(request.receive, context.prompts.chat(body))
+    streams = await context.start(request, request_id, body, [prompt], params)
+    answer = _ChatAnswer(context, body, params, AnswerHead(request_id, model), prompt.token_ids)
+    headers = id_headers(request_id, context.config)
+    if not body.stream:
+        [output] = await while_connected(request.receive, collect(streams))
+        return json_response(answer.whole(output), headers)
+    keep_alive_s = context.config.http.sse_keep_alive_interval
+    deltas = await wait_for_first(request.receive, interleave(streams), keep_alive_s or None)
+    return EventStream(event_stream(answer.chunks(deltas), keep_alive_s=keep_alive_s), headers)
+
+
+class _ChatAnswer:
+    """Turns the outputs of one request into its answer."""
+
+    def __init__(
+        self,
+        context: ServerContext,
+        body: ChatCompletionRequest,
+        params: SamplingParams,
+        head: AnswerHead,
+        prompt_token_ids: list[int],
+    ):
+        self._params = params
+        self._head = head
+        self._prompt_token_ids = prompt_token_ids
+        self._options = AnswerOptions.of(body, context.config, has_tokenizer=True)
+        self._usage = UsageCounter([len(prompt_token_ids)], details=self._options.prompt_details)
+        self._format_logprobs = ChatLogprobsFormat(
+            params.logprobs or 0,
+            as_ids=self._options.tokens_as_ids,
+            token_bytes=context.prompts.token_bytes,
+        )
+        self._role = context.config.api.response_role
+        last = body.messages[-1]
+        if body.continue_final_message or body.add_generation_prompt is False:
+            self._role = last.role
+        self._echo = last.content if body.echo and last.role == self._role else None
+
+    def whole(self, output: RequestOutput) -> ChatCompletionResponse:
+        """The answer to a request that does not stream."""
+        self._usage.add(0, output)
+        scored = output.prompt_logprobs
+        return ChatCompletionResponse(
+            **self._head.fields,
+            choices=[self._choice(o) for o in output.outputs],
+            usage=self._usage.usage,
+            prompt_logprobs=None
+            if scored is None
+            else prompt_logprobs(scored, self._params.prompt_logprobs or 0),
+            prompt_token_ids=self._prompt_token_ids if self._options.token_ids else None,
+        )
+
+    async def chunks(
+        self, deltas: AsyncGenerator[tuple[int, RequestOutput], None]
+    ) -> AsyncGenerator[ChatCompletionChunk, None]:
+        """The events of a stream: roles, contents with the finish reasons, usage."""
+        async with aclosing(deltas):
+            prompt_ids: dict[str, Any] = {}
+            if self._options.token_ids:
+                prompt_ids["prompt_token_ids"] = self._prompt_token_ids
+            for index in range(self._params.n):
+                first = ChatDelta(role=self._role, content="")
+                choice = ChatChunkChoice(index=index, delta=first, logprobs=None, finish_reason=None)
+                yield self._chunk(choice, **prompt_ids)
+                prompt_ids = {}
+            if isinstance(self._echo, str) and self._echo:
+                for index in range(self._params.n):
+                    yield self._chunk(self._content(CompletionOutput(index, text=self._echo)))
+            async for _, delta in deltas:
+                self._usage.add(0, delta)
+                for output in delta.outputs:
+                    check_finish(output)
+                    if self._says_something(output):
+                        yield self._chunk(self._content(output))
+            if self._options.usage:
+                yield ChatCompletionChunk(**self._chunk_head, choices=[], usage=self._usage.usage)
+
+    def _choice(self, output: CompletionOutput) -> ChatChoice:
+        check_finish(output)
+        text = output.text
+        if isinstance(self._echo, str):
+            text = self._echo + text
+        return ChatChoice(
+            index=output.index,
+            message=ChatResponseMessage(role=self._role, content=text),
+            logprobs=self._logprobs(output),
+            finish_reason=output.finish_reason,
+            stop_reason=output.stop_reason,
+            token_ids=output.token_ids if self._options.token_ids else None,
+        )
+
+    def _content(self, output: CompletionOutput) -> ChatChunkChoice:
+        shown: dict[str, Any] = {"logprobs": self._logprobs(output), "finish_reason": output.finish_reason}
+        if output.finished:
+            shown["stop_reason"] = output.stop_reason
+        if self._options.token_ids:
+            shown["token_ids"] = output.token_ids
+        return ChatChunkChoice(index=output.index, delta=ChatDelta(content=output.text), **shown)
+
+    def _says_something(self, output: CompletionOutput) -> bool:
+        # A token whose text is held back (half a character, the start of a stop string) is no event.
+        return bool(output.text or output.finished or output.logprobs or self._options.token_ids)
+
+    def _logprobs(self, output: CompletionOutput) -> ChatLogprobs | None:
+        if self._params.logprobs is None or output.logprobs is None:
+            return None
+        return self._format_logprobs(output.logprobs)
+
+    @property
+    def _chunk_head(self) -> dict[str, Any]:
+        return {"object": "chat.completion.chunk", **self._head.fields}
+
+    def _chunk(self, choice: ChatChunkChoice, **more: Any) -> ChatCompletionChunk:
+        if self._options.continuous_usage:
+            more["usage"] = self._usage.usage
+        return ChatCompletionChunk(**self._chunk_head, choices=[choice], **more)

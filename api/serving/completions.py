@@ -1,0 +1,175 @@
+"""``/v1/completions``: one or several prompts in, ``n`` continuations of each out, whole or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import Request, Response
+
+from api.errors import bad_request
+from api.protocol.completions import (
+    CompletionChoice,
+    CompletionChunk,
+    CompletionLogprobs,
+    CompletionRequest,
+    CompletionResponse,
+)
+from api.protocol.unsupported import check_fields
+from api.serving.answer import AnswerHead, AnswerOptions, check_finish, id_headers, json_response
+from api.serving.context import ServerContext
+from api.serving.logprobs import CompletionLogprobsBuilder, prompt_logprobs
+from api.serving.prompts import Prompt
+from api.serving.request_id import choose_request_id
+from api.serving.sampling import check_stream_fields, completion_params
+from api.serving.streams import collect, interleave, wait_for_first, while_connected
+from api.serving.usage import UsageCounter
+from api.sse import EventStream, event_stream
+from vllm_jax.outputs import CompletionOutput, PositionLogprobs, RequestOutput
+from vllm_jax.sampling_params import SamplingParams
+
+MAX_SEQUENCES = 4096
+"""Prompts times ``n`` at most."""
+
+
+async def create_completion(context: ServerContext, body: CompletionRequest, request: Request) -> Response:
+    """Answers a text completion request.
+
+    Raises:
+        ApiError, InvalidRequestError: the request cannot be honoured; the field is named.
+        EngineDeadError: the engine has failed.
+        ClientDisconnect: the client has gone; the request was aborted.
+    """
+    request_id = f"cmpl-{choose_request_id(request, body.request_id)}"
+    check_fields(body, request_id)
+    model = context.models.resolve(body.model)
+    check_stream_fields(body)
+    params = completion_params(body, context.engine.info)
+    if body.echo and context.engine.tokenizer is None:
+        raise bad_request("echo needs a tokenizer, and this server runs with --skip-tokenizer-init.", "echo")
+    prompts = await while_connected(request.receive, context.prompts.completion(body))
+    if len(prompts) * params.n > MAX_SEQUENCES:
+        raise bad_request(
+            f"{len(prompts)} prompts with n={params.n} are more than {MAX_SEQUENCES} sequences.", "n"
+        )
+    streams = await context.start(request, request_id, body, prompts, params)
+    answer = _CompletionAnswer(context, body, params, AnswerHead(request_id, model), prompts)
+    headers = id_headers(request_id, context.config)
+    if not body.stream:
+        outputs = await while_connected(request.receive, collect(streams))
+        return json_response(answer.whole(outputs), headers)
+    keep_alive_s = context.config.http.sse_keep_alive_interval
+    deltas = await wait_for_first(request.receive, interleave(streams), keep_alive_s or None)
+    return EventStream(event_stream(answer.chunks(deltas), keep_alive_s=keep_alive_s), headers)
+
+
+class _CompletionAnswer:
+    """Turns the outputs of one request into its answer."""
+
+    def __init__(
+        self,
+        context: ServerContext,
+        body: CompletionRequest,
+        params: SamplingParams,
+        head: AnswerHead,
+        prompts: Sequence[Prompt],
+    ):
+        self._context = context
+        self._params = params
+        self._head = head
+        self._prompts = prompts
+        self._echo = bool(body.echo)
+        self._echo_only = body.max_tokens == 0
+        self._prompt_logprobs = body.prompt_logprobs
+        self._options = AnswerOptions.of(
+            body, context.config, has_tokenizer=context.engine.tokenizer is not None
+        )
+        self._usage = UsageCounter(
+            [len(p.token_ids) for p in prompts],
+            details=self._options.prompt_details,
+            count_output=not self._echo_only,
+        )
+        self._prompt_scores: dict[int, Sequence[PositionLogprobs | None]] = {}
+        self._builders: dict[int, CompletionLogprobsBuilder] = {}
+        self._opened: set[int] = set()
+
+    def whole(self, outputs: Sequence[RequestOutput]) -> CompletionResponse:
+        """The answer to a request that does not stream."""
+        choices = []
+        for i, output in enumerate(outputs):
+            self._usage.add(i, output)
+            choices += [self._choice(i, output, o) for o in output.outputs]
+        return CompletionResponse(**self._head.fields, choices=choices, usage=self._usage.usage)
+
+    async def chunks(
+        self, deltas: AsyncGenerator[tuple[int, RequestOutput], None]
+    ) -> AsyncGenerator[CompletionChunk, None]:
+        """The events of a stream: texts with the finish reasons, usage."""
+        usage: dict[str, Any] = {}
+        async with aclosing(deltas):
+            async for i, delta in deltas:
+                self._usage.add(i, delta)
+                for output in delta.outputs:
+                    choice = self._choice(i, delta, output)
+                    if not self._says_something(choice):
+                        continue
+                    if self._options.continuous_usage:
+                        usage["usage"] = self._usage.usage
+                    yield CompletionChunk(**self._chunk_head, choices=[choice], **usage)
+            if self._options.usage:
+                yield CompletionChunk(**self._chunk_head, choices=[], usage=self._usage.usage)
+
+    def _choice(self, i: int, delta: RequestOutput, output: CompletionOutput) -> CompletionChoice:
+        """The choice of sequence ``output`` of prompt ``i``; its first piece opens with the echoed prompt."""
+        check_finish(output)
+        if delta.prompt_logprobs is not None:
+            self._prompt_scores[i] = delta.prompt_logprobs
+        index = i * self._params.n + output.index
+        opening = index not in self._opened
+        self._opened.add(index)
+        new = CompletionOutput(index, finish_reason="length") if self._echo_only else output
+        shown: dict[str, Any] = {}
+        if self._options.token_ids:
+            shown["token_ids"] = new.token_ids
+            if opening:
+                shown["prompt_token_ids"] = self._prompts[i].token_ids
+        scores = self._prompt_scores.get(i)
+        if self._prompt_logprobs is not None and scores is not None:
+            shown["prompt_logprobs"] = prompt_logprobs(scores, self._prompt_logprobs)
+        echoed = opening and self._echo
+        return CompletionChoice(
+            index=index,
+            text=(self._prompts[i].text or "") + new.text if echoed else new.text,
+            logprobs=self._logprobs(i, index, new, with_prompt=echoed),
+            finish_reason=new.finish_reason,
+            stop_reason=new.stop_reason,
+            **shown,
+        )
+
+    def _logprobs(
+        self, i: int, index: int, output: CompletionOutput, *, with_prompt: bool
+    ) -> CompletionLogprobs | None:
+        top = self._params.logprobs
+        if top is None:
+            return None
+        builder = self._builders.get(index)
+        if builder is None:
+            builder = self._builders[index] = CompletionLogprobsBuilder(top, self._options.tokens_as_ids)
+        scores = self._prompt_scores.get(i)
+        if not with_prompt or scores is None:  # an aborted request may have no scores
+            return builder.piece(output.logprobs or [], output.token_ids)
+        ids = self._prompts[i].token_ids
+        return builder.piece(
+            [*scores, *(output.logprobs or [])],
+            [*ids, *output.token_ids],
+            first_text=self._context.prompts.token_text(ids[0]),
+        )
+
+    def _says_something(self, choice: CompletionChoice) -> bool:
+        # A token whose text is held back (half a character, the start of a stop string) is no event.
+        return bool(choice.text or choice.finish_reason or choice.logprobs or self._options.token_ids)
+
+    @property
+    def _chunk_head(self) -> dict[str, Any]:
+        return {"object": "text_completion", **self._head.fields}

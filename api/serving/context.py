@@ -1,0 +1,92 @@
+"""What every request handler needs: the engine, the served names, the prompt maker and the settings."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+
+from api.errors import ApiError
+from api.protocol.generation import GenerationRequest
+from api.server_config import ServerConfig
+from api.serving.model_names import ServedModels
+from api.serving.prompts import Prompt, PromptMaker
+from api.serving.request_id import choose_priority
+from api.serving.streams import Deltas
+from vllm_jax.engine.async_engine import AsyncEngine
+from vllm_jax.errors import EngineDeadError
+from vllm_jax.sampling_params import SamplingParams
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ServerContext:
+    """One server. ``draining`` is set when a shutdown has begun."""
+
+    engine: AsyncEngine
+    config: ServerConfig
+    models: ServedModels
+    prompts: PromptMaker
+    draining: bool = False
+
+    @property
+    def healthy(self) -> bool:
+        """Whether new requests are served."""
+        return not (self.engine.dead or self.draining)
+
+    async def start(
+        self,
+        request: Request,
+        request_id: str,
+        body: GenerationRequest,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+    ) -> list[Deltas]:
+        """Starts one engine request a prompt; if one is refused, the others are aborted.
+
+        Raises:
+            InvalidRequestError: a prompt cannot be served as it is.
+            EngineDeadError: the engine has failed.
+            ApiError: 503, the server is shutting down.
+        """
+        priority = choose_priority(request, body.priority)
+        # A client may reuse its ids; the engine's must be unique.
+        unique = f"{request_id}-{uuid.uuid4().hex[:8]}"
+        streams: list[Deltas] = []
+        try:
+            for i, prompt in enumerate(prompts):
+                self._log_request(request_id, prompt, params)
+                stream: Any = self.engine.generate(
+                    f"{unique}-{i}",
+                    prompt.token_ids,
+                    params,
+                    prompt=prompt.text,
+                    priority=priority,
+                    cache_salt=body.cache_salt,
+                )
+                streams.append(stream)
+        except Exception as error:
+            for started in streams:
+                await started.aclose()
+            if isinstance(error, EngineDeadError) and not self.engine.dead:
+                raise ApiError(503, "The server is shutting down.") from None
+            raise
+        return streams
+
+    def _log_request(self, request_id: str, prompt: Prompt, params: SamplingParams) -> None:
+        if not self.config.log.enable_log_requests:
+            return
+        most = self.config.log.max_log_len
+        shown = prompt.token_ids[:most] if prompt.text is None else prompt.text[:most]
+        logger.info("%s: %d prompt tokens, %s, prompt %r", request_id, len(prompt.token_ids), params, shown)
+
+
+def get_context(request: Request) -> ServerContext:
+    """FastAPI dependency."""
+    context: ServerContext = request.app.state.context
+    return context

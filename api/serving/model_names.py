@@ -1,0 +1,57 @@
+"""Which names the model answers to. Knows nothing of the engine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from api.errors import model_not_found
+from api.protocol.models import ModelCard, ModelList
+from vllm_jax.config import DEMO_MODEL
+
+DEMO_NAME = "mpt-demo-en-it"
+"""The name the bundled demo model is served under."""
+DEMO_ALIAS = "mosaicml/mpt-7b"
+"""A name it answers to as well, so that code written for that model runs unchanged."""
+
+
+@dataclass(frozen=True)
+class ServedModels:
+    """``names`` are listed; ``aliases`` are answered to under the first name, and not listed."""
+
+    root: str
+    max_model_len: int
+    names: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def choose(cls, model: str, served_model_name: tuple[str, ...], max_model_len: int) -> ServedModels:
+        """The names asked for, else the model's own; the demo model has its own name and alias."""
+        if served_model_name:
+            return cls(model, max_model_len, served_model_name)
+        if model == DEMO_MODEL:
+            return cls(model, max_model_len, (DEMO_NAME,), (DEMO_ALIAS,))
+        return cls(model, max_model_len, (model,))
+
+    def resolve(self, name: str | None) -> str:
+        """The name to answer with.
+
+        Raises:
+            ApiError: 404, ``name`` is not served.
+        """
+        if name in self.names:
+            return name
+        if not name or name in self.aliases:
+            return self.names[0]
+        raise model_not_found(name)
+
+    def card(self, name: str) -> ModelCard:
+        """The card of a served name or alias. Raises ApiError (404) for others."""
+        return ModelCard(
+            id=self.resolve(name), created=self.created, root=self.root, max_model_len=self.max_model_len
+        )
+
+    def list(self) -> ModelList:
+        """The cards of all served names."""
+        return ModelList(data=[self.card(name) for name in self.names])

@@ -1,0 +1,228 @@
+"""From a request's text or messages to prompt token ids, off the event loop.
+
+Knows templates, special tokens and truncation. Does not know what is generated from the ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
+
+from api.errors import bad_request
+from api.protocol.chat import ChatCompletionRequest, ChatMessage, ChatTemplateFields
+from api.protocol.completions import MAX_PROMPTS, CompletionRequest
+from api.protocol.generation import GenerationRequest
+from api.server_config import ApiConfig
+from api.serving.messages import template_messages
+from vllm_jax.tokenizer.base import Tokenizer
+
+T = TypeVar("T")
+
+_THREADS = 4
+_RESERVED_KWARGS = ("chat_template", "tokenize")
+"""Arguments of the renderer itself, which a request must not reach through chat_template_kwargs."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids, and the text they came from where there was one."""
+
+    token_ids: list[int]
+    text: str | None = None
+
+
+class PromptMaker:
+    """Renders and tokenizes in a small pool of threads."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        template: ChatTemplate | None,
+        config: ApiConfig,
+        max_model_len: int,
+    ):
+        self._tokenizer = tokenizer
+        self._template = template
+        self._config = config
+        self._max_model_len = max_model_len
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prompt")
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # --- for the endpoints ------------------------------------------------------------------------
+
+    async def chat(self, body: ChatCompletionRequest) -> Prompt:
+        """The prompt of a conversation.
+
+        Raises:
+            ApiError, InvalidRequestError: there is no template or tokenizer, or the messages do not fit it.
+        """
+        limit = self._truncation(body)
+
+        def make() -> Prompt:
+            text = self._render(body, body.messages)
+            ids = self._encode(text, bool(body.add_special_tokens), "messages")
+            return Prompt(self._truncate(ids, limit, body.truncation_side), text)
+
+        return await self._in_pool(make)
+
+    async def completion(self, body: CompletionRequest) -> list[Prompt]:
+        """The prompts of a text completion, in order. Their text is there where they are to be echoed.
+
+        Raises:
+            ApiError: 400, a prompt is empty, or a text without a tokenizer.
+        """
+        limit = self._truncation(body)
+        given = _prompt_list(body)
+
+        def make() -> list[Prompt]:
+            return [self._completion_prompt(prompt, body, limit) for prompt in given]
+
+        return await self._in_pool(make)
+
+    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text. Raises ApiError (400) without a tokenizer."""
+        return await self._in_pool(lambda: self._encode(text, add_special_tokens, "prompt"))
+
+    async def encode_chat(
+        self, body: ChatTemplateFields, messages: list[ChatMessage], *, add_special_tokens: bool
+    ) -> list[int]:
+        """Token ids of a conversation. Raises as :meth:`chat`."""
+        return await self._in_pool(
+            lambda: self._encode(self._render(body, messages), add_special_tokens, "messages")
+        )
+
+    async def decode(self, token_ids: list[int]) -> str:
+        """Text of token ids, special tokens included. Raises ApiError (400) without a tokenizer."""
+        tokenizer = self._need_tokenizer("tokens")
+        return await self._in_pool(lambda: tokenizer.decode(token_ids, skip_special_tokens=False))
+
+    def token_text(self, token_id: int) -> str | None:
+        """Text of one token, or None without a tokenizer."""
+        return None if self._tokenizer is None else self._tokenizer.token_str(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """Bytes of one token, which may be a part of a character; None without a tokenizer."""
+        return None if self._tokenizer is None else self._tokenizer.token_bytes(token_id)
+
+    def pieces(self, token_ids: list[int]) -> list[str]:
+        """The vocabulary's own spelling of each token; empty for an id it lacks."""
+        return [self._need_tokenizer("tokens").id_to_piece(i) or "" for i in token_ids]
+
+    # --- in the threads ---------------------------------------------------------------------------
+
+    def _completion_prompt(
+        self, prompt: str | list[int], body: CompletionRequest, limit: int | None
+    ) -> Prompt:
+        if isinstance(prompt, str):
+            ids = self._encode(prompt, body.add_special_tokens is not False, "prompt")
+        else:
+            ids = prompt
+        cut = self._truncate(ids, limit, body.truncation_side)
+        if isinstance(prompt, str) and len(cut) == len(ids):
+            return Prompt(cut, prompt)
+        if body.echo and self._tokenizer is not None:
+            return Prompt(cut, self._tokenizer.decode(cut, skip_special_tokens=False))
+        return Prompt(cut)
+
+    def _render(self, body: ChatTemplateFields, messages: list[ChatMessage]) -> str:
+        template = self._template
+        tokenizer = self._need_tokenizer("messages")
+        if body.chat_template is not None:
+            if not self._config.trust_request_chat_template:
+                raise bad_request(
+                    "chat_template: this server refuses an untrusted chat template; it was not started with "
+                    "--trust-request-chat-template.",
+                    "chat_template",
+                )
+            template = load_chat_template(tokenizer, body.chat_template)
+        if template is None:
+            raise bad_request(
+                "The model has no chat template, and the server runs with --no-default-chat-template. "
+                "Start it with --chat-template, or use /v1/completions.",
+                "messages",
+            )
+        generation_prompt, continuing = body.add_generation_prompt, bool(body.continue_final_message)
+        if continuing and generation_prompt:
+            raise bad_request(
+                "add_generation_prompt and continue_final_message cannot both be true.",
+                "continue_final_message",
+            )
+        return template.render(
+            template_messages(messages),
+            add_generation_prompt=not continuing if generation_prompt is None else generation_prompt,
+            continue_final_message=continuing,
+            tools=body.tools,
+            template_kwargs=self._template_kwargs(body),
+        )
+
+    def _template_kwargs(self, body: ChatTemplateFields) -> dict[str, Any]:
+        given = body.chat_template_kwargs or {}
+        for name in _RESERVED_KWARGS:
+            if name in given:
+                raise bad_request(f"chat_template_kwargs must not contain {name!r}.", "chat_template_kwargs")
+        kwargs: dict[str, Any] = dict(self._config.default_chat_template_kwargs)
+        if body.reasoning_effort is not None:
+            kwargs["reasoning_effort"] = body.reasoning_effort
+            kwargs["enable_thinking"] = body.reasoning_effort != "none"
+        if body.documents is not None:
+            kwargs["documents"] = body.documents
+        return kwargs | given
+
+    def _encode(self, text: str, add_special_tokens: bool, field: str) -> list[int]:
+        return self._need_tokenizer(field).encode(text, add_special_tokens=add_special_tokens)
+
+    def _need_tokenizer(self, field: str) -> Tokenizer:
+        if self._tokenizer is None:
+            raise bad_request(
+                f"{field} needs a tokenizer, and this server runs with --skip-tokenizer-init: "
+                "send token ids to /v1/completions.",
+                field,
+            )
+        return self._tokenizer
+
+    def _truncation(self, body: GenerationRequest) -> int | None:
+        """Most prompt tokens to keep, or None. Raises ApiError (400)."""
+        limit = body.truncate_prompt_tokens
+        if limit is None:
+            return None
+        if limit == -1:
+            return self._max_model_len - 1
+        if not 1 <= limit <= self._max_model_len:
+            raise bad_request(
+                f"truncate_prompt_tokens must be -1, or between 1 and the maximum context length of "
+                f"{self._max_model_len} tokens, got {limit}.",
+                "truncate_prompt_tokens",
+            )
+        return limit
+
+    def _truncate(self, ids: list[int], limit: int | None, side: str | None) -> list[int]:
+        if limit is None or len(ids) <= limit:
+            return ids
+        side = side or (self._tokenizer.truncation_side if self._tokenizer is not None else "left")
+        return ids[-limit:] if side == "left" else ids[:limit]
+
+    async def _in_pool(self, make: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, make)
+
+
+def _prompt_list(body: CompletionRequest) -> list[str | list[int]]:
+    """The prompts one by one. Raises ApiError (400): there is none, one is empty, or there are too many."""
+    prompt = body.prompt
+    prompts: list[Any]
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        prompts = [prompt]
+    else:
+        prompts = list(prompt or ())
+    if not prompts or any(not p for p in prompts):
+        raise bad_request("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+    if len(prompts) > MAX_PROMPTS:
+        raise bad_request(f"prompt must have at most {MAX_PROMPTS} prompts, got {len(prompts)}.", "prompt")
+    return prompts

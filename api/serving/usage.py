@@ -1,0 +1,37 @@
+"""Counts tokens of a request's prompts and sequences while its answer is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from api.protocol.base import PromptTokensDetails, Usage
+from vllm_jax.outputs import RequestOutput
+
+
+class UsageCounter:
+    """Sums up the usage of one request, which may have several prompts."""
+
+    def __init__(self, prompt_lengths: Sequence[int], *, details: bool, count_output: bool = True):
+        self._prompt_tokens = sum(prompt_lengths)
+        self._cached = [0] * len(prompt_lengths)
+        self._completion_tokens = 0
+        self._details = details
+        self._count_output = count_output
+
+    def add(self, prompt: int, delta: RequestOutput) -> None:
+        """Counts what is new in ``delta``, an output of prompt number ``prompt``."""
+        self._cached[prompt] = max(self._cached[prompt], delta.num_cached_tokens)
+        if self._count_output:
+            self._completion_tokens += sum(len(o.token_ids) for o in delta.outputs)
+
+    @property
+    def usage(self) -> Usage:
+        """The usage so far."""
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            total_tokens=self._prompt_tokens + self._completion_tokens,
+            prompt_tokens_details=(
+                PromptTokensDetails(cached_tokens=sum(self._cached)) if self._details else None
+            ),
+        )
