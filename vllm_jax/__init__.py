@@ -1,7 +1,30 @@
 """vllm-jax: a JAX-first inference server that any OpenAI client can use unchanged."""
 
+from typing import TYPE_CHECKING, Any
+
 from vllm_jax._version import __version__
 from vllm_jax.outputs import CompletionOutput, Logprob, RequestOutput
 from vllm_jax.sampling_params import SamplingParams
 
-__all__ = ["CompletionOutput", "Logprob", "RequestOutput", "SamplingParams", "__version__"]
+if TYPE_CHECKING:
+    from vllm_jax.llm import LLM, TextPrompt, TokensPrompt
+
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "Logprob",
+    "RequestOutput",
+    "SamplingParams",
+    "TextPrompt",
+    "TokensPrompt",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the offline engine, and JAX with it, only where it is asked for."""
+    if name in ("LLM", "TextPrompt", "TokensPrompt"):
+        from vllm_jax import llm
+
+        return getattr(llm, name)
+    raise AttributeError(f"module 'vllm_jax' has no attribute {name!r}")

@@ -46,7 +46,7 @@ class ModelConfig:
     max_model_len: int | None = None
     """Longest sequence, prompt and output together, in tokens. The default comes from the model's config."""
     generation_config: str = "auto"
-    """Where default sampling parameters come from: "auto" (the model's generation_config.json), "vllm" (none), or a directory."""
+    """Where sampling defaults come from: "auto" (generation_config.json), "vllm" (none), or a directory."""
     override_generation_config: dict[str, Any] = field(default_factory=dict)
     """JSON object laid over the generation config, for example '{"temperature": 0.5}'."""
     max_logprobs: int = 20
@@ -80,7 +80,7 @@ class SchedulerConfig:
     max_num_seqs: int | None = None
     """Most sequences that run at once. The default is 64 on CPU and 256 on accelerators."""
     max_num_batched_tokens: int | None = None
-    """Most tokens a step computes (prefill chunks and decodes together). The default is 512 on CPU and 2048 on accelerators."""
+    """Most tokens a step computes, prefill and decode together. The default is 512 on CPU, else 2048."""
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     """First come first served, or by the request's priority (a lower number goes first)."""
     enable_chunked_prefill: bool = True
@@ -97,6 +97,8 @@ class ParallelConfig:
     """The platform to run on. "auto" is JAX's own choice."""
     tensor_parallel_size: int = 1
     """Devices the weights and heads are split over."""
+    compilation_cache_dir: str | None = None
+    """Where compiled programs are kept for the next start. The default is ~/.cache/vllm-jax/xla; "" keeps none."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class EngineConfig:
         if scheduler.long_prefill_token_threshold < 0:
             raise ConfigError("--long-prefill-token-threshold must not be negative")
         if not 0 < cache.gpu_memory_utilization <= 1:
-            raise ConfigError(f"--gpu-memory-utilization must be in (0, 1], got {cache.gpu_memory_utilization}")
+            share = cache.gpu_memory_utilization
+            raise ConfigError(f"--gpu-memory-utilization must be in (0, 1], got {share}")
         if model.max_logprobs < -1:
             raise ConfigError(f"--max-logprobs must be -1 or more, got {model.max_logprobs}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from vllm_jax.outputs import FinishReason
 from vllm_jax.sampling_params import SamplingParams
@@ -38,8 +39,8 @@ class Sequence:
 
     ``seq_id`` is unique in the engine; ``request_id`` is shared by the ``n`` sequences of a request and
     ``index`` tells them apart. ``seed`` is the sequence's own sampling seed (64-bit unsigned).
-    ``eos_token_ids`` is empty where EOS does not stop (``ignore_eos``). ``bad_words_ids`` are the token
-    sequences of ``params.bad_words``.
+    ``eos_token_ids`` is empty where EOS does not stop (``ignore_eos``). ``token_constraints`` is what the
+    sampler's token mask is made of (see ``sampling/mask.py``), or None where any token may come.
     """
 
     seq_id: str
@@ -49,7 +50,7 @@ class Sequence:
     params: SamplingParams
     seed: int
     eos_token_ids: frozenset[int] = frozenset()
-    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    token_constraints: Any = None
     priority: int = 0
     cache_salt: str | None = None
     arrival_time: float = field(default_factory=time.monotonic)

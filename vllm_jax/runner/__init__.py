@@ -1,1 +1,1 @@
-"""From a ScheduledBatch to sampled tokens: device batches, jitted steps, KV pages, shape registry, warm-up."""
+"""From a ScheduledBatch to sampled tokens: device batches, programs, KV pages, shape registry, warm-up."""

@@ -1,0 +1,139 @@
+"""The heart: requests in, steps, deltas out. One thread calls it; it knows neither asyncio nor HTTP.
+
+    add_request -> Scheduler -> ScheduledBatch -> ModelRunner -> tokens -> Scheduler.update -> OutputProcessor
+
+The loop is pipelined by one step: a step is dispatched before the tokens of the one before are read, so
+that the device works while the host detokenizes. A sequence that has ended by then has computed one token
+too many, which is dropped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from typing import Any
+
+from vllm_jax.engine.info import ModelInfo
+from vllm_jax.engine.output_processor import OutputProcessor
+from vllm_jax.engine.request import PreparedRequest, Request, prepare_request
+from vllm_jax.metrics import Metrics
+from vllm_jax.outputs import RequestOutput
+from vllm_jax.runner.model_runner import DispatchedStep, ModelRunner
+from vllm_jax.sampling.seeds import fresh_seed
+from vllm_jax.scheduler.scheduler import Scheduler
+from vllm_jax.tokenizer.base import Tokenizer
+
+_STEPS_IN_FLIGHT = 1
+
+
+class LLMEngine:
+    """Serves many requests at once with continuous batching."""
+
+    def __init__(
+        self,
+        *,
+        info: ModelInfo,
+        runner: ModelRunner,
+        scheduler: Scheduler,
+        tokenizer: Tokenizer | None,
+        metrics: Metrics,
+        seed: int,
+    ):
+        self.info = info
+        self.tokenizer = tokenizer
+        self.metrics = metrics
+        self._runner = runner
+        self._scheduler = scheduler
+        self._outputs = OutputProcessor(tokenizer, metrics)
+        self._in_flight: deque[DispatchedStep] = deque()
+        self._seed = seed
+        self._request_numbers = itertools.count()
+        self._last_prefix_stats = (0, 0)
+
+    def prepare(self, request: Request) -> PreparedRequest:
+        """Checks a request and makes its sequences. Thread-safe; may run while a step does.
+
+        Raises:
+            InvalidRequestError: it can never be served as it is.
+        """
+        unseeded = fresh_seed(self._seed, next(self._request_numbers))
+        return prepare_request(request, self.info, self.tokenizer, unseeded)
+
+    def add_request(self, prepared: PreparedRequest) -> None:
+        """Queues a prepared request.
+
+        Raises:
+            InvalidRequestError: the KV cache can never hold it, or its id is in use.
+        """
+        request_id = prepared.request.request_id
+        self._outputs.add(prepared.request, prepared.sequences)
+        try:
+            for sequence in prepared.sequences:
+                self._scheduler.add(sequence)
+        except Exception:
+            self._scheduler.abort(request_id)
+            self._outputs.drop(request_id)
+            raise
+
+    def abort_request(self, request_id: str) -> RequestOutput | None:
+        """Ends a request now and frees its blocks; the last delta, or None if there is no such request."""
+        self._scheduler.abort(request_id)
+        return self._outputs.abort(request_id)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether :meth:`step` has anything to do."""
+        return self._scheduler.has_work or bool(self._in_flight)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that have not ended."""
+        return self._outputs.num_requests
+
+    def step(self) -> list[RequestOutput]:
+        """Dispatches the next step, reads the oldest one, and returns what is new for each request."""
+        batch = self._scheduler.schedule()
+        self._record_step(batch.num_tokens, len(batch.preempted))
+        if not batch.empty:
+            self._in_flight.append(self._runner.execute(batch))
+            if len(self._in_flight) <= _STEPS_IN_FLIGHT:
+                return []
+        if not self._in_flight:
+            return []
+        step = self._in_flight.popleft()
+        result = step.read()
+        self._scheduler.update(step.batch, result.tokens)
+        outputs, stopped = self._outputs.process(step.batch, result, time.monotonic())
+        for sequence, reason, stop_reason in stopped:
+            self._scheduler.finish(sequence, reason, stop_reason)
+        return outputs
+
+    def reset_prefix_cache(self) -> None:
+        """Forgets all cached prefixes; blocks in use stay with their sequences."""
+        self._scheduler.reset_prefix_cache()
+
+    @property
+    def model(self) -> Any:
+        """The Flax NNX module with the served weights."""
+        return self._runner.model
+
+    @property
+    def num_used_blocks(self) -> int:
+        """KV blocks that sequences hold."""
+        return self._scheduler.num_blocks - self._scheduler.num_free_blocks
+
+    def _record_step(self, num_tokens: int, preemptions: int) -> None:
+        scheduler = self._scheduler
+        self.metrics.on_step(
+            running=scheduler.num_running,
+            waiting=scheduler.num_waiting,
+            kv_cache_usage=scheduler.kv_usage,
+            num_tokens=num_tokens,
+            preemptions=preemptions,
+        )
+        queries, hits = scheduler.prefix_cache_queries, scheduler.prefix_cache_hits
+        if (queries, hits) != self._last_prefix_stats:
+            before = self._last_prefix_stats
+            self.metrics.on_prefix_lookup(queries=queries - before[0], hits=hits - before[1])
+            self._last_prefix_stats = (queries, hits)

@@ -1,0 +1,282 @@
+"""From a config to a ready engine: find the checkpoint, load the weights, size the cache, compile.
+
+Knows the order of a start and where each default comes from. Everything that can fail because of the user
+fails here, with a ConfigError whose text is for a person.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vllm_jax.config import DEMO_MODEL, EngineConfig, ModelConfig, SchedulerConfig
+from vllm_jax.demo import demo_model_path
+from vllm_jax.engine.info import ModelInfo
+from vllm_jax.engine.llm_engine import LLMEngine
+from vllm_jax.errors import CheckpointError, ConfigError, InvalidRequestError
+from vllm_jax.kernels.attention import get_implementation, implementation_for
+from vllm_jax.metrics import Metrics
+from vllm_jax.models.load import LoadedModel, load_model
+from vllm_jax.progress import ProgressReport, no_progress
+from vllm_jax.runner.buckets import ShapeRegistry
+from vllm_jax.runner.compile_cache import keep_compiled_programs
+from vllm_jax.runner.memory import BlockBudget, num_blocks
+from vllm_jax.runner.model_runner import KVSpec, ModelRunner
+from vllm_jax.sampling_params import SamplingParams
+from vllm_jax.scheduler.scheduler import Scheduler
+from vllm_jax.tokenizer.base import Tokenizer
+from vllm_jax.tokenizer.loader import load_tokenizer
+from vllm_jax.weights.dtype import resolve_dtype
+from vllm_jax.weights.files import read_config, read_generation_config, read_json
+from vllm_jax.weights.hub import resolve_directory
+
+_GENERATION_KEYS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "max_new_tokens": "max_tokens",
+}
+"""Keys of generation_config.json that set sampling defaults, and their names in SamplingParams."""
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """The scheduler's limits, with every default filled in. All in tokens, but for ``max_num_seqs``."""
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+
+def load_engine(config: EngineConfig, progress: ProgressReport = no_progress) -> LLMEngine:
+    """Loads, warms up and returns an engine.
+
+    Raises:
+        ConfigError: a setting or the checkpoint cannot be honoured; the text says what to do.
+    """
+    config.validate()
+    if config.parallel.tensor_parallel_size > 1:
+        raise ConfigError(
+            "--tensor-parallel-size above 1 is not supported yet: one device holds the whole model"
+        )
+    started = time.monotonic()
+    keep_compiled_programs(config.parallel.compilation_cache_dir)
+    device = _device(config.parallel.device)
+    implementation = implementation_for(device.platform)
+    directory = model_directory(config.model)
+    hf_config = read_config(directory, config.model.hf_overrides)
+    tokenizer = _tokenizer(config.model, directory)
+    defaults, eos_token_ids = _generation_defaults(config.model, directory, hf_config, tokenizer)
+    dtype = resolve_dtype(config.model.dtype, hf_config)
+
+    with jax.default_device(device):
+        loaded = load_model(
+            directory,
+            hf_config,
+            dtype=dtype,
+            load_format=config.model.load_format,
+            seed=config.model.seed,
+            progress=lambda done, total: progress("Loading weights", done, total),
+        )
+    limits = _limits(config.model, config.scheduler, loaded, device)
+    runner, kv_spec = _runner(config, loaded, limits, device, implementation, dtype)
+    load_seconds = time.monotonic() - started
+    blocks = _allocate(config, runner, kv_spec, limits, device)
+    runner.warm_up(lambda done, total, _: progress("Compiling programs", done, total))
+
+    metrics = Metrics(model_name=config.model.model)
+    metrics.on_compilation(len(runner.programs))
+    metrics.set_cache_config(
+        block_size=kv_spec.page_size,
+        num_gpu_blocks=blocks,
+        enable_prefix_caching=config.cache.enable_prefix_caching,
+        cache_dtype=kv_spec.dtype,
+    )
+    scheduler = Scheduler(
+        num_blocks=blocks,
+        block_size=kv_spec.page_size,
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        max_model_len=limits.max_model_len,
+        policy=config.scheduler.scheduling_policy,
+        enable_prefix_caching=config.cache.enable_prefix_caching,
+        enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
+        long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
+    )
+    info = ModelInfo(
+        model=config.model.model,
+        model_type=loaded.family.model_type,
+        max_model_len=limits.max_model_len,
+        vocab_size=loaded.config.vocab_size,
+        dtype=str(dtype),
+        num_parameters=loaded.info.num_parameters,
+        weight_bytes=loaded.info.num_bytes,
+        device=str(device.device_kind),
+        platform=device.platform,
+        attention=implementation,
+        block_size=kv_spec.page_size,
+        num_blocks=blocks,
+        kv_cache_bytes=blocks * kv_spec.bytes_per_page,
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        max_logprobs=config.model.max_logprobs,
+        scheduling_policy=config.scheduler.scheduling_policy,
+        enable_prefix_caching=config.cache.enable_prefix_caching,
+        num_programs=len(runner.programs),
+        warm_up_seconds=runner.programs.seconds,
+        load_seconds=load_seconds,
+        eos_token_ids=eos_token_ids,
+        default_sampling=defaults,
+    )
+    return LLMEngine(
+        info=info,
+        runner=runner,
+        scheduler=scheduler,
+        tokenizer=tokenizer,
+        metrics=metrics,
+        seed=config.model.seed,
+    )
+
+
+def model_directory(model: ModelConfig) -> Path:
+    """The local directory of the model's files, downloaded if need be. Raises ConfigError."""
+    if model.model == DEMO_MODEL:
+        return demo_model_path()
+    return resolve_directory(
+        model.model, revision=model.revision, cache_dir=model.download_dir, token=model.hf_token
+    )
+
+
+def _device(wanted: str) -> jax.Device:
+    try:
+        return jax.devices()[0] if wanted == "auto" else jax.devices(wanted)[0]
+    except RuntimeError as error:
+        raise ConfigError(f"--device {wanted}: {str(error).splitlines()[0]}") from error
+
+
+def _tokenizer(model: ModelConfig, directory: Path) -> Tokenizer | None:
+    if model.skip_tokenizer_init:
+        return None
+    if model.tokenizer is not None:
+        directory = resolve_directory(
+            model.tokenizer,
+            revision=model.tokenizer_revision or model.revision,
+            cache_dir=model.download_dir,
+            token=model.hf_token,
+        )
+    return load_tokenizer(directory)
+
+
+def _generation_defaults(
+    model: ModelConfig, directory: Path, hf_config: Mapping[str, Any], tokenizer: Tokenizer | None
+) -> tuple[dict[str, Any], frozenset[int]]:
+    """Sampling defaults, and all token ids that mean the end of a text."""
+    eos = _ids(hf_config.get("eos_token_id"))
+    if tokenizer is not None and tokenizer.eos_token_id is not None:
+        eos |= {tokenizer.eos_token_id}
+    generation: dict[str, Any] = {}
+    if model.generation_config == "auto":
+        generation = read_generation_config(directory)
+    elif model.generation_config != "vllm":
+        folder = Path(model.generation_config)
+        generation = read_json(folder / "generation_config.json" if folder.is_dir() else folder)
+    eos |= _ids(generation.get("eos_token_id"))
+    unknown = set(model.override_generation_config) - set(_GENERATION_KEYS)
+    if unknown:
+        raise ConfigError(
+            f"--override-generation-config: {', '.join(sorted(unknown))} cannot be honoured; "
+            f"it may set {', '.join(_GENERATION_KEYS)}"
+        )
+    chosen = {**generation, **model.override_generation_config}
+    defaults = {ours: chosen[key] for key, ours in _GENERATION_KEYS.items() if chosen.get(key) is not None}
+    try:
+        SamplingParams(**defaults)
+    except InvalidRequestError as error:
+        raise CheckpointError(f"the generation config cannot be honoured: {error}") from error
+    return defaults, frozenset(eos)
+
+
+def _ids(value: Any) -> set[int]:
+    return set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
+
+
+def _limits(
+    model: ModelConfig, scheduler: SchedulerConfig, loaded: LoadedModel, device: jax.Device
+) -> _Limits:
+    longest = loaded.config.max_position
+    if model.max_model_len is not None and longest is not None and model.max_model_len > longest:
+        raise ConfigError(
+            f"--max-model-len {model.max_model_len} is more than the {longest} tokens the model is made for. "
+            "If you know that its positions reach further, say so with --hf-overrides "
+            "(for MPT: '{\"max_seq_len\": 4096}')."
+        )
+    max_model_len = model.max_model_len or longest
+    if max_model_len is None:
+        raise ConfigError("the model's config names no longest sequence: set --max-model-len")
+    on_cpu = device.platform == "cpu"
+    seqs = scheduler.max_num_seqs or (64 if on_cpu else 256)
+    tokens = scheduler.max_num_batched_tokens
+    if tokens is None:
+        tokens = max(512 if on_cpu else 2048, seqs)
+        if not scheduler.enable_chunked_prefill:
+            tokens = max(tokens, max_model_len)
+    if tokens < seqs:
+        raise ConfigError(
+            f"--max-num-batched-tokens {tokens} must be at least --max-num-seqs {seqs}: a step computes a "
+            "token for each running sequence"
+        )
+    return _Limits(max_model_len, seqs, tokens)
+
+
+def _runner(
+    config: EngineConfig,
+    loaded: LoadedModel,
+    limits: _Limits,
+    device: jax.Device,
+    implementation: str,
+    dtype: jnp.dtype,
+) -> tuple[ModelRunner, KVSpec]:
+    cache = config.cache
+    kv_spec = KVSpec(
+        num_layers=loaded.config.num_layers,
+        page_size=cache.block_size or get_implementation(implementation).page_size,
+        num_kv_heads=loaded.config.num_kv_heads,
+        head_dim=loaded.config.head_dim,
+        dtype=dtype if cache.kv_cache_dtype == "auto" else jnp.dtype(cache.kv_cache_dtype),
+        implementation=implementation,
+    )
+    runner = ModelRunner(
+        loaded.model,
+        vocab_size=loaded.config.vocab_size,
+        kv_spec=kv_spec,
+        registry=ShapeRegistry(limits.max_num_seqs, limits.max_num_batched_tokens),
+        max_model_len=limits.max_model_len,
+        max_logprobs=config.model.max_logprobs,
+        device=device,
+    )
+    return runner, kv_spec
+
+
+def _allocate(
+    config: EngineConfig, runner: ModelRunner, kv_spec: KVSpec, limits: _Limits, device: jax.Device
+) -> int:
+    budget = BlockBudget(
+        bytes_per_block=kv_spec.bytes_per_page,
+        block_size=kv_spec.page_size,
+        max_model_len=limits.max_model_len,
+        max_num_seqs=limits.max_num_seqs,
+    )
+    step_bytes = 0 if device.platform == "cpu" else runner.largest_step_bytes()
+    blocks = num_blocks(config.cache, budget, device, step_bytes)
+    runner.allocate(blocks)
+    return blocks

@@ -1,0 +1,224 @@
+"""The offline engine for scripts and notebooks: ``LLM(model).generate(prompts)``.
+
+Knows prompts of every form and a progress bar. Runs the engine in the caller's own thread: no server, no
+asyncio, no background thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from tqdm.auto import tqdm
+
+from vllm_jax.config import EngineConfig
+from vllm_jax.engine.info import ModelInfo
+from vllm_jax.engine.loading import load_engine
+from vllm_jax.engine.request import Request
+from vllm_jax.errors import ConfigError, InvalidRequestError
+from vllm_jax.outputs import RequestOutput
+from vllm_jax.progress import no_progress, progress_bars
+from vllm_jax.sampling_params import SamplingParams
+from vllm_jax.tokenizer.base import Tokenizer
+from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
+
+
+class TextPrompt(TypedDict):
+    """A prompt as text."""
+
+    prompt: str
+
+
+class TokensPrompt(TypedDict):
+    """A prompt as token ids."""
+
+    prompt_token_ids: list[int]
+
+
+Prompt = str | TextPrompt | TokensPrompt
+Message = Mapping[str, Any]
+
+_COMPATIBLE_SETTINGS: Mapping[str, tuple[object, ...]] = {
+    "runner": ("auto", "generate"),
+    "tokenizer_mode": ("auto",),
+    "quantization": (None,),
+    "enable_lora": (False,),
+    "enforce_eager": (False, True),
+    "disable_log_stats": (False, True),
+}
+"""Settings of other engines that scripts pass along, and the values that mean what this engine does anyway.
+``enforce_eager`` has no effect: every program is compiled before the first request."""
+
+
+class LLM:
+    """A loaded model that completes prompts.
+
+    Args:
+        model: a local directory, a hub id, or "demo" for the bundled model.
+        chat_template: a Jinja template, or the path of one, instead of the model's own.
+        show_progress: draw bars while loading and warming up.
+        **settings: any setting of :class:`~vllm_jax.config.EngineConfig` by its own name, for example
+            ``max_model_len=2048, max_num_seqs=8, dtype="float32", skip_tokenizer_init=True, seed=0``.
+
+    Raises:
+        ConfigError: a setting or the checkpoint cannot be honoured.
+        TypeError: a setting has an unknown name.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        chat_template: str | None = None,
+        show_progress: bool = True,
+        **settings: Any,
+    ):
+        for name, accepted in _COMPATIBLE_SETTINGS.items():
+            if name in settings and settings.pop(name) not in accepted:
+                raise ConfigError(f"{name} must be one of {accepted}: nothing else is supported")
+        config = EngineConfig.from_flat(model=str(model), **settings)
+        if show_progress:
+            with progress_bars() as progress:
+                self._engine = load_engine(config, progress)
+        else:
+            self._engine = load_engine(config, no_progress)
+        self._chat_template_override = chat_template
+        self._ids = itertools.count()
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the loaded model and its cache."""
+        return self._engine.info
+
+    @property
+    def model(self) -> Any:
+        """The Flax NNX module with the served weights, as a pure function to look into.
+
+        ``hidden, _ = llm.model(tokens)`` runs it over ``tokens [T]`` int32 as one sequence without pages;
+        ``llm.model.logits(hidden)`` is ``[T, V]`` float32.
+        """
+        return self._engine.model
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises ConfigError with ``skip_tokenizer_init``."""
+        if self._engine.tokenizer is None:
+            raise ConfigError("there is no tokenizer: the engine was started with skip_tokenizer_init")
+        return self._engine.tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """Sampling parameters from the model's generation config, over OpenAI's defaults."""
+        return SamplingParams(**self._engine.info.default_sampling)
+
+    def reset_prefix_cache(self) -> None:
+        """Forgets all cached prefixes; blocks in use stay with their sequences."""
+        self._engine.reset_prefix_cache()
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        priority: Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """Completes every prompt, batched together.
+
+        Args:
+            prompts: one prompt or a list: text, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``.
+            sampling_params: one for all, one a prompt, or None for the model's own defaults.
+            use_tqdm: show a progress bar.
+            priority: one a prompt, where the engine runs with ``scheduling_policy="priority"``.
+
+        Returns:
+            one finished output a prompt, in the order of the prompts.
+
+        Raises:
+            InvalidRequestError: a prompt or parameter cannot be honoured; then nothing has been run.
+        """
+        many = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+        params = self._one_each("sampling_params", sampling_params, len(many))
+        priorities = [0] * len(many) if priority is None else list(priority)
+        if len(priorities) != len(many):
+            raise InvalidRequestError(f"{len(many)} prompts, but {len(priorities)} priorities", "priority")
+        requests = [
+            self._request(prompt, p, rank) for prompt, p, rank in zip(many, params, priorities, strict=True)
+        ]
+        return self._run(requests, use_tqdm)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answers one conversation, or each of a list of conversations.
+
+        The conversation is rendered by ``chat_template``, else by the one given to the constructor, else by
+        the model's own. The other arguments are as for :meth:`generate`.
+        """
+        one = bool(messages) and isinstance(messages[0], Mapping)
+        conversations = [messages] if one else list(messages)
+        template = self._chat_template(chat_template)
+        tokenizer = self.get_tokenizer()
+        prompts: list[Prompt] = []
+        for conversation in conversations:
+            text = template.render(
+                [dict(m) for m in conversation],  # type: ignore[call-overload]
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tools=tools,
+                template_kwargs=chat_template_kwargs,
+            )
+            prompts.append({"prompt_token_ids": tokenizer.encode(text, add_special_tokens=False)})
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def _chat_template(self, override: str | None) -> ChatTemplate:
+        return load_chat_template(self.get_tokenizer(), override or self._chat_template_override)
+
+    def _one_each(
+        self, name: str, given: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
+        if given is None:
+            return [self.get_default_sampling_params()] * count
+        if isinstance(given, SamplingParams):
+            return [given] * count
+        if len(given) != count:
+            raise InvalidRequestError(f"{count} prompts, but {len(given)} {name}", name)
+        return list(given)
+
+    def _request(self, prompt: Prompt, params: SamplingParams, priority: int) -> Request:
+        text: str | None
+        if isinstance(prompt, Mapping) and "prompt_token_ids" in prompt:
+            text, ids = None, list(prompt["prompt_token_ids"])
+        else:
+            text = prompt if isinstance(prompt, str) else prompt["prompt"]
+            ids = self.get_tokenizer().encode(text, add_special_tokens=True)
+        return Request(str(next(self._ids)), ids, params, text, priority)
+
+    def _run(self, requests: list[Request], use_tqdm: bool) -> list[RequestOutput]:
+        engine = self._engine
+        prepared = [engine.prepare(request) for request in requests]
+        answers: dict[str, RequestOutput] = {}
+        try:
+            for each in prepared:
+                engine.add_request(each)
+            with tqdm(total=len(requests), desc="Completing prompts", disable=not use_tqdm) as bar:
+                while engine.has_work:
+                    for delta in engine.step():
+                        if delta.request_id in answers:
+                            answers[delta.request_id].merge(delta)
+                        else:
+                            answers[delta.request_id] = delta
+                        bar.update(delta.finished)
+        finally:  # An interrupted notebook cell leaves nothing running.
+            for request in requests:
+                engine.abort_request(request.request_id)
+        return [answers[request.request_id] for request in requests]

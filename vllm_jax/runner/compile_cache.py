@@ -1,0 +1,54 @@
+"""The persistent compilation cache: where compiled programs survive the process.
+
+Knows directories and jax's settings for them. Programs for a CPU are machine code for that very CPU, so
+each kind of CPU has a folder of its own: a home directory may be shared by different machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import jax
+
+from vllm_jax.errors import ConfigError
+
+
+def keep_compiled_programs(directory: str | None) -> None:
+    """Turns jax's persistent compilation cache on, for the whole process.
+
+    ``None`` means ``$XDG_CACHE_HOME/vllm-jax/xla`` (``~/.cache/vllm-jax/xla``), unless the process has
+    configured jax's cache already; an empty string leaves everything as it is.
+
+    Raises:
+        ConfigError: the directory cannot be made.
+    """
+    if directory == "" or (directory is None and jax.config.jax_compilation_cache_dir):
+        return
+    if directory is None:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(root) / "vllm-jax" / "xla"
+    else:
+        folder = Path(directory).expanduser()
+    folder /= _machine()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if directory is None:  # A read-only home is no reason not to serve.
+            return
+        raise ConfigError(f"--compilation-cache-dir {directory}: {error.strerror or error}") from error
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # The many small programs of a warm-up are worth keeping too.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _machine() -> str:
+    """Tells CPUs with different instruction sets apart."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = list(os.uname())
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "".join(lines))
+    return hashlib.sha256(" ".join(sorted(features.split())).encode()).hexdigest()[:12]

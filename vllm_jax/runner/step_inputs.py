@@ -1,0 +1,159 @@
+"""From a ScheduledBatch to the arrays of its step. Numpy only; knows the layout, runs nothing.
+
+Padding: unused tokens are 0, unused rows have no tokens, and rows that do not sample write their token to a
+position beyond the end of the history, where it is dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vllm_jax.runner.buckets import ShapeRegistry, StepShape, at_least
+from vllm_jax.runner.programs import StepLayout
+from vllm_jax.runner.slots import SlotTable
+from vllm_jax.sampling.mask import fill_row, full_row
+from vllm_jax.scheduled_batch import ScheduledBatch, ScheduledSequence
+
+TAKE_FROM_HISTORY = -1
+
+
+@dataclass(frozen=True)
+class SamplerInputs:
+    """Arguments of a sampler program after ``(logits, history)``, and which program it is."""
+
+    variant: str
+    num_rows: int
+    arguments: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """Everything one step uploads. ``score_targets [T]`` is None unless a row wants prompt logprobs."""
+
+    shape: StepShape
+    packed: np.ndarray
+    sampler: SamplerInputs | None
+    score_targets: np.ndarray | None
+
+
+class StepInputBuilder:
+    """Builds the arrays; owns the slot table."""
+
+    def __init__(self, registry: ShapeRegistry, slots: SlotTable, history_len: int):
+        self._registry = registry
+        self._slots = slots
+        self._history_len = history_len
+        self._pages_per_seq = slots.page_table.shape[1]
+
+    def layout(self, shape: StepShape) -> StepLayout:
+        """Where the fields of a step of ``shape`` lie."""
+        return StepLayout(shape.num_tokens, shape.num_rows, self._pages_per_seq)
+
+    def build(self, batch: ScheduledBatch) -> StepInputs:
+        """Arrays for ``batch``; updates the slot table with its admissions and new pages."""
+        rows = batch.rows
+        scores = [r for r in rows if r.seq.params.prompt_logprobs is not None and _in_prompt(r)]
+        decode_only = not scores and all(row.num_tokens == 1 for row in rows)
+        shape = self._registry.shape_for(batch.num_tokens, len(rows), decode_only=decode_only)
+        layout = self.layout(shape)
+        packed = np.zeros(layout.size, np.int32)
+        tokens, page_table, kv_lens, cu_q_lens, slots = layout.unpack(packed)
+
+        end = 0
+        for i, row in enumerate(rows):
+            self._slots.place(row)
+            slots[i] = row.slot
+            kv_lens[i] = row.start + row.num_tokens
+            if row.num_tokens == 1:
+                tokens[end] = _token_at(row)
+            else:
+                tokens[end : end + row.num_tokens] = row.seq.known_tokens(
+                    row.start, row.start + row.num_tokens
+                )
+            end += row.num_tokens
+            cu_q_lens[i + 1] = end
+        cu_q_lens[len(rows) + 1 :] = end
+        page_table[: len(rows)] = self._slots.page_table[slots[: len(rows)]]
+
+        sampler = self._sampler_inputs(rows, shape.num_rows) if any(r.samples for r in rows) else None
+        targets = _score_targets(rows, shape.num_tokens) if scores else None
+        return StepInputs(shape, packed, sampler, targets)
+
+    def _sampler_inputs(self, rows: list[ScheduledSequence], num_rows: int) -> SamplerInputs:
+        variant = _variant(rows)
+        if variant != "greedy":
+            num_rows = at_least(self._registry.sampler_rows, num_rows)
+        slots = np.zeros(num_rows, np.int32)
+        slots[: len(rows)] = [row.slot for row in rows]
+        positions = np.full(num_rows, self._history_len, np.int32)
+        positions[: len(rows)] = [
+            row.start + row.num_tokens if row.samples else self._history_len for row in rows
+        ]
+        if variant == "greedy":
+            return SamplerInputs(variant, num_rows, (np.stack([slots, positions]),))
+        table = self._slots
+        if variant == "random":
+            ints = np.vstack([slots, positions, table.ints[:, slots]])
+            return SamplerInputs(variant, num_rows, (ints, table.floats[:3, slots]))
+        prompt_lens = np.zeros(num_rows, np.int32)
+        counted = np.zeros(num_rows, np.int32)
+        allowed = np.tile(full_row(table.vocab_size), (num_rows, 1))
+        for i, row in enumerate(rows):
+            seq = row.seq
+            prompt_lens[i] = seq.num_prompt_tokens
+            if row.samples and seq.params.uses_penalties:
+                counted[i] = positions[i]
+            if row.samples and seq.token_constraints is not None:
+                num_output = int(positions[i]) - seq.num_prompt_tokens
+                fill_row(allowed[i], seq.token_constraints, num_output, seq.output_token_ids)
+        ints = np.vstack([slots, positions, table.ints[:, slots], prompt_lens, counted])
+        return SamplerInputs(
+            variant,
+            num_rows,
+            (
+                ints,
+                table.floats[:, slots],
+                table.bias_ids[slots],
+                table.bias_values[slots],
+                allowed,
+                table.listed_ids[slots],
+            ),
+        )
+
+
+def _variant(rows: list[ScheduledSequence]) -> str:
+    """The cheapest sampler program that honours every row."""
+    variant = "greedy"
+    for row in rows:
+        if row.samples and row.seq.params.needs_full_sampler:
+            return "full"
+        if row.samples and not row.seq.params.greedy:
+            variant = "random"
+    return variant
+
+
+def _in_prompt(row: ScheduledSequence) -> bool:
+    return row.start < row.seq.num_prompt_tokens - 1
+
+
+def _token_at(row: ScheduledSequence) -> int:
+    """The token of a one-token row, or TAKE_FROM_HISTORY while it is on the device only."""
+    seq, index = row.seq, row.start
+    prompt = seq.prompt_token_ids
+    if index < len(prompt):
+        return prompt[index]
+    index -= len(prompt)
+    return seq.output_token_ids[index] if index < len(seq.output_token_ids) else TAKE_FROM_HISTORY
+
+
+def _score_targets(rows: list[ScheduledSequence], num_tokens: int) -> np.ndarray:
+    """``[T]`` int32: the prompt token that each prompt position predicts; 0 elsewhere."""
+    targets = np.zeros(num_tokens, np.int32)
+    at = 0
+    for row in rows:
+        following = row.seq.prompt_token_ids[row.start + 1 : row.start + row.num_tokens + 1]
+        targets[at : at + len(following)] = following
+        at += row.num_tokens
+    return targets
