@@ -54,7 +54,7 @@ class AttentionMetadata:
         tokens = jnp.arange(num_tokens, dtype=jnp.int32)
         if self.decode_only:
             return jnp.where(self.q_lens > 0, tokens, num_tokens)
-        return jnp.searchsorted(self.cu_q_lens[1:], tokens, side="right").astype(jnp.int32)
+        return jnp.sum(self.cu_q_lens[1:] <= tokens[:, None], axis=1, dtype=jnp.int32)
 
     def positions(self, num_tokens: int) -> jax.Array:
         """``[T]`` int32 position of each flat token in its sequence; 0 for padding tokens."""

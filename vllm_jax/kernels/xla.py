@@ -3,8 +3,9 @@
 Knows how a ragged batch is cut into even pieces of work. Does not know the device, nor how pages store
 numbers (``kernels/pages.py``).
 
-Queries are cut into tiles of neighbouring tokens of one sequence, tiles are taken in groups, and a group
-walks over its contexts in chunks of a few pages with the online softmax of Milakov and Gimelshein (2018):
+Queries are cut into tiles, neighbouring tokens of one sequence: tiles of one for the rows that decode, larger
+ones for those that prefill. Tiles are taken in groups, and a group walks over its contexts in chunks of a few
+pages with the online softmax of Milakov and Gimelshein (2018):
 
     for each group of tiles                     number of groups: what the batch holds, at run time
         for each chunk of pages                 from the first that a row of the group sees to the last
@@ -16,6 +17,7 @@ no program depends on how long the contexts are.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,10 +26,12 @@ import jax.numpy as jnp
 from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.kernels.pages import decode, encode
 
-TILE = 16
-"""Query tokens of one tile in a batch with prefill."""
-CHUNK_ELEMENTS = 1 << 19
-"""Numbers gathered from the pages at once (2 MiB as float32: what stays in a core's cache)."""
+TILE = 32
+"""Query tokens of one tile where a row has more than one."""
+CHUNK_TOKENS = 128
+"""Keys a tile sees in one turn of the inner loop."""
+WORK_ELEMENTS = 1 << 19
+"""Numbers that are gathered (or scores computed) in one turn: 2 MiB of float32 stay in a core's cache."""
 
 _MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
@@ -46,7 +50,16 @@ def paged_attention(
 ) -> tuple[jax.Array, jax.Array]:
     """Writes the step's keys and values into the pages, then attends; see ``kernels/attention.py``."""
     kv_pages = write_pages(kv_pages, k, v, metadata)
-    return attend(q, kv_pages, metadata, scale, alibi_slopes, sliding_window, soft_cap), kv_pages
+    out = attend(
+        q,
+        kv_pages,
+        metadata,
+        scale=scale,
+        alibi_slopes=alibi_slopes,
+        sliding_window=sliding_window,
+        soft_cap=soft_cap,
+    )
+    return out, kv_pages
 
 
 def write_pages(kv_pages: jax.Array, k: jax.Array, v: jax.Array, metadata: AttentionMetadata) -> jax.Array:
@@ -75,124 +88,156 @@ class _Tiles(NamedTuple):
         """One past the last key that the tile sees."""
         return jnp.where(self.size > 0, self.first_position + self.size, 0)
 
+    def padded(self, multiple: int) -> _Tiles:
+        """The tiles, and empty ones up to a multiple of ``multiple``."""
+        missing = -self.seq.shape[0] % multiple
+        return _Tiles(*(jnp.pad(field, (0, missing)) for field in self))
 
-def _cut_tiles(
-    metadata: AttentionMetadata, num_tokens: int, tile: int, group: int
-) -> tuple[_Tiles, jax.Array]:
-    """All tiles, padded to a multiple of ``group``, and how many to visit (those behind are empty)."""
-    q_lens = metadata.q_lens
-    num_seqs = q_lens.shape[0]
-    if metadata.decode_only:
-        num_tiles = -(-num_seqs // group) * group
-        index = jnp.arange(num_tiles, dtype=jnp.int32)
-        seq = jnp.minimum(index, num_seqs - 1)
-        count = jnp.where(index < num_seqs, q_lens[seq], 0)
-        used = jnp.max(jnp.where(count > 0, index + 1, 0))
-        return _Tiles(seq, seq, metadata.kv_lens[seq] - 1, count), used
-    num_tiles = -(-(-(-num_tokens // tile) + num_seqs) // group) * group
-    tiles_end = jnp.cumsum((q_lens + tile - 1) // tile, dtype=jnp.int32)  # [S]
-    index = jnp.arange(num_tiles, dtype=jnp.int32)
-    seq = jnp.searchsorted(tiles_end, index, side="right").astype(jnp.int32)
-    seq = jnp.minimum(seq, num_seqs - 1)
-    tiles_begin = tiles_end[seq] - (q_lens[seq] + tile - 1) // tile
-    offset = (index - tiles_begin) * tile
+
+def _tiles_of_one(metadata: AttentionMetadata) -> _Tiles:
+    """A tile for every row of the batch, empty where the row has not exactly one query token."""
+    num_seqs = metadata.kv_lens.shape[0]
+    rows = jnp.arange(num_seqs, dtype=jnp.int32)
     return _Tiles(
-        seq=seq,
-        first_token=metadata.cu_q_lens[seq] + offset,
-        first_position=metadata.kv_lens[seq] - q_lens[seq] + offset,
-        size=jnp.clip(q_lens[seq] - offset, 0, tile),
-    ), tiles_end[-1]
+        seq=rows,
+        first_token=rows if metadata.decode_only else metadata.cu_q_lens[:-1],
+        first_position=metadata.kv_lens - 1,
+        size=(metadata.q_lens == 1).astype(jnp.int32),
+    )
+
+
+def _tiles_of_many(metadata: AttentionMetadata, num_tokens: int, tile: int) -> _Tiles:
+    """Tiles over the rows with more than one query token, those of a row behind each other."""
+    num_seqs = metadata.kv_lens.shape[0]
+    q_lens = jnp.where(metadata.q_lens > 1, metadata.q_lens, 0)
+    counts = (q_lens + tile - 1) // tile  # [S]
+    ends = jnp.cumsum(counts, dtype=jnp.int32)
+    index = jnp.arange(-(-num_tokens // tile) + min(num_seqs, num_tokens // 2), dtype=jnp.int32)
+    seq = jnp.sum(ends <= index[:, None], axis=1, dtype=jnp.int32)
+    row = jnp.minimum(seq, num_seqs - 1)
+    offset = (index - ends[row] + counts[row]) * tile
+    return _Tiles(
+        seq=row,
+        first_token=metadata.cu_q_lens[row] + offset,
+        first_position=metadata.kv_lens[row] - q_lens[row] + offset,
+        size=jnp.where(seq < num_seqs, jnp.clip(q_lens[row] - offset, 0, tile), 0),
+    )
 
 
 def attend(
-    q: jax.Array,
-    kv_pages: jax.Array,
+    q: jax.Array,  # [T, H, D]
+    kv_pages: jax.Array,  # [N, 2, KH, page, D]
     metadata: AttentionMetadata,
+    *,
     scale: float,
     alibi_slopes: jax.Array | None,
     sliding_window: int | None,
     soft_cap: float | None,
 ) -> jax.Array:
-    """``q [T, H, D]`` over pages that hold the step's keys already -> ``[T, H, D]`` in the dtype of ``q``."""
+    """Attends over pages that hold the step's own keys already -> ``[T, H, D]`` in the dtype of ``q``."""
+    num_tokens = q.shape[0]
+    run = partial(
+        _attend_tiles,
+        q.astype(jnp.float32) * scale,
+        kv_pages=kv_pages,
+        page_table=metadata.page_table,
+        alibi_slopes=alibi_slopes,
+        sliding_window=sliding_window,
+        soft_cap=soft_cap,
+    )
+    out = run(jnp.zeros(q.shape, jnp.float32), _tiles_of_one(metadata), 1)
+    if not metadata.decode_only and num_tokens > 1:
+        out = run(out, _tiles_of_many(metadata, num_tokens, TILE), TILE)
+    return out.astype(q.dtype)
+
+
+def _attend_tiles(
+    q: jax.Array,  # [T, H, D] float32, scaled
+    out: jax.Array,  # [T, H, D] float32; the tiles' tokens are overwritten
+    tiles: _Tiles,
+    tile: int,
+    *,
+    kv_pages: jax.Array,
+    page_table: jax.Array,
+    alibi_slopes: jax.Array | None,
+    sliding_window: int | None,
+    soft_cap: float | None,
+) -> jax.Array:
     num_tokens, num_heads, head_dim = q.shape
     _, _, num_kv_heads, page_size, _ = kv_pages.shape
-    group_heads = num_heads // num_kv_heads
-    tile = 1 if metadata.decode_only else TILE
-    pages_per_chunk, group = _chunking(kv_pages.shape, metadata, num_tokens, tile)
-    chunk = pages_per_chunk * page_size
-    tiles, num_used = _cut_tiles(metadata, num_tokens, tile, group)
-    row = jnp.arange(tile, dtype=jnp.int32)
+    heads = (num_kv_heads, num_heads // num_kv_heads)  # [K, G]
+    num_pages, group = _work_size(kv_pages.shape, page_table.shape[1], tiles.seq.shape[0], num_heads * tile)
+    chunk = num_pages * page_size
+    tiles = tiles.padded(group)
+    num_used = jnp.max(jnp.where(tiles.size > 0, jnp.arange(1, tiles.size.shape[0] + 1), 0))
     if alibi_slopes is not None:
-        slopes = alibi_slopes.astype(jnp.float32).reshape(num_kv_heads, group_heads, 1)
+        slopes = alibi_slopes.astype(jnp.float32).reshape(1, *heads, 1, 1)
 
     def attend_group(index: jax.Array, out: jax.Array) -> jax.Array:
-        mine = _Tiles(*(jax.lax.dynamic_slice_in_dim(x, index * group, group) for x in tiles))
+        mine = _Tiles(*(jax.lax.dynamic_slice_in_dim(field, index * group, group) for field in tiles))
+        row = jnp.arange(tile, dtype=jnp.int32)
         token = jnp.where(row < mine.size[:, None], mine.first_token[:, None] + row, num_tokens)  # [g, B]
         position = mine.first_position[:, None] + row
-        queries = q.at[token].get(mode="clip").astype(jnp.float32) * scale  # [g, B, H, D]
-        queries = queries.reshape(group, tile, num_kv_heads, group_heads, head_dim).transpose(0, 2, 3, 1, 4)
-        queries = queries.reshape(group, num_kv_heads, group_heads * tile, head_dim)
         begin = jnp.zeros_like(mine.end)
         if sliding_window is not None:
             begin = jnp.maximum(mine.first_position - sliding_window + 1, 0)
+        queries = q.at[token].get(mode="clip").reshape(group, tile, *heads, head_dim)
+        queries = queries.transpose(0, 2, 3, 1, 4)  # [g, K, G, B, D]
 
-        def attend_chunk(
-            step: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:
-            peak, total, acc = state
-            page = step * pages_per_chunk + jnp.arange(pages_per_chunk, dtype=jnp.int32)
-            page = metadata.page_table.at[mine.seq[:, None], page].get(mode="clip")  # [g, p]
-            kv = decode(kv_pages.at[page].get(mode="clip"))  # [g, p, 2, KH, page, D]
+        def attend_chunk(step: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            peak, total, acc = state  # [g, K, G, B] twice, [g, K, G, B, D]
+            page = step * num_pages + jnp.arange(num_pages, dtype=jnp.int32)
+            page = page_table.at[mine.seq[:, None], page].get(mode="clip")  # [g, p]
+            kv = decode(kv_pages.at[page].get(mode="clip"))  # [g, p, 2, K, page, D]
             kv = kv.transpose(2, 0, 3, 1, 4, 5).reshape(2, group, num_kv_heads, chunk, head_dim)
             key_position = step * chunk + jnp.arange(chunk, dtype=jnp.int32)
-            distance = key_position - position[:, :, None]  # [g, B, C]
+            distance = (key_position - position[:, :, None])[:, None, None]  # [g, 1, 1, B, C]
             visible = distance <= 0
             if sliding_window is not None:
                 visible &= distance > -sliding_window
-            scores = jnp.einsum("gkrd,gkcd->gkrc", queries, kv[0])
-            scores = scores.reshape(group, num_kv_heads, group_heads, tile, chunk)
+            scores = _per_kv_head(queries, kv[0], "gkrd,gkcd->gkrc")
             if soft_cap is not None:
                 scores = soft_cap * jnp.tanh(scores / soft_cap)
             if alibi_slopes is not None:
-                scores += slopes[..., None] * distance.astype(jnp.float32)[:, None, None]
-            visible = visible[:, None, None]
+                scores += slopes * distance.astype(jnp.float32)
             new_peak = jnp.maximum(peak, jnp.max(jnp.where(visible, scores, _MASKED), axis=-1))
             weights = jnp.where(visible, jnp.exp(scores - new_peak[..., None]), 0.0)
             fade = jnp.exp(peak - new_peak)
-            # Keys no row of the tile sees may be NaN (unused page, left window): 0 * NaN is NaN.
+            # What no row of the tile sees may be NaN (unused page, left window), and 0 * NaN is NaN.
             real = (key_position >= begin[:, None]) & (key_position < mine.end[:, None])  # [g, C]
             values = jnp.where(real[:, None, :, None], kv[1], 0.0)
-            weighted = jnp.einsum(
-                "gkrc,gkcd->gkrd", weights.reshape(group, num_kv_heads, group_heads * tile, chunk), values
-            )
-            total = total * fade + jnp.sum(weights, axis=-1)
-            return new_peak, total, acc * fade[..., None] + weighted.reshape(acc.shape)
+            acc = acc * fade[..., None] + _per_kv_head(weights, values, "gkrc,gkcd->gkrd")
+            return new_peak, total * fade + jnp.sum(weights, axis=-1), acc
 
-        shape = (group, num_kv_heads, group_heads, tile)
         state = (
-            jnp.full(shape, _MASKED, jnp.float32),
-            jnp.zeros(shape, jnp.float32),
-            jnp.zeros((*shape, head_dim), jnp.float32),
+            jnp.full((group, *heads, tile), _MASKED, jnp.float32),
+            jnp.zeros((group, *heads, tile), jnp.float32),
+            jnp.zeros((group, *heads, tile, head_dim), jnp.float32),
         )
         is_used = mine.size > 0
         first = jnp.min(jnp.where(is_used, begin // chunk, jnp.iinfo(jnp.int32).max))
         last = jnp.max((mine.end + chunk - 1) // chunk)
         _, total, acc = jax.lax.fori_loop(first, last, attend_chunk, state)
         result = acc / jnp.where(total == 0.0, 1.0, total)[..., None]
-        result = result.transpose(0, 3, 1, 2, 4).reshape(group, tile, num_heads, head_dim).astype(q.dtype)
+        result = result.transpose(0, 3, 1, 2, 4).reshape(group, tile, num_heads, head_dim)
         return out.at[token].set(result, mode="drop")
 
-    return jax.lax.fori_loop(0, (num_used + group - 1) // group, attend_group, jnp.zeros_like(q))
+    return jax.lax.fori_loop(0, (num_used + group - 1) // group, attend_group, out)
 
 
-def _chunking(
-    kv_shape: tuple[int, ...], metadata: AttentionMetadata, num_tokens: int, tile: int
+def _per_kv_head(x: jax.Array, shared: jax.Array, equation: str) -> jax.Array:
+    """Batched product of ``x [g, K, G, B, .]`` with what the heads of a group share, ``[g, K, ., .]``."""
+    g, k, heads, tile, width = x.shape
+    y = jnp.einsum(equation, x.reshape(g, k, heads * tile, width), shared)
+    return y.reshape(g, k, heads, tile, -1)
+
+
+def _work_size(
+    kv_shape: tuple[int, ...], pages_per_seq: int, num_tiles: int, rows_per_tile: int
 ) -> tuple[int, int]:
-    """``(pages a chunk, tiles a group)``, static: as much as :data:`CHUNK_ELEMENTS` allows, groups first."""
+    """``(pages a chunk, tiles a group)``, static, so that what one turn touches stays in the cache."""
     _, _, num_kv_heads, page_size, head_dim = kv_shape
-    num_seqs, pages_per_seq = metadata.page_table.shape
-    page_elements = 2 * num_kv_heads * page_size * head_dim
-    num_tiles = num_seqs if metadata.decode_only else -(-num_tokens // tile) + num_seqs
-    pages = max(1, min(pages_per_seq, 128 // page_size))
-    group = max(1, min(num_tiles, 16, CHUNK_ELEMENTS // (page_elements * pages)))
-    return pages, group
+    pages = max(1, min(pages_per_seq, CHUNK_TOKENS // page_size))
+    gathered = 2 * num_kv_heads * pages * page_size * head_dim
+    scores = rows_per_tile * pages * page_size
+    return pages, max(1, min(num_tiles, WORK_ELEMENTS // max(gathered, scores)))
