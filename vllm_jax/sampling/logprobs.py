@@ -26,18 +26,22 @@ def gather_logprobs(
         listed_ids: ``[S, C]`` int32 further ids to report, or None.
     """
     logits = clean(logits)
-    top = jnp.max(logits, axis=-1, keepdims=True)
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    log_total = top + jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1, keepdims=True))
-    log_total = jnp.where(jnp.isfinite(log_total), log_total, 0)  # a row of -inf has no distribution
+    peak = jnp.max(logits, axis=-1, keepdims=True)
+    peak = jnp.where(jnp.isfinite(peak), peak, 0)
+    total = jnp.sum(jnp.exp(logits - peak), axis=-1, keepdims=True)
+    log_total = jnp.where(total > 0, jnp.log(total), 0)  # a row of -inf has no distribution
+
+    def logprob(logit: jax.Array) -> jax.Array:
+        return (logit - peak) - log_total  # in this order large logits lose no precision
+
     chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)
     top_logits, top_ids = lax.top_k(logits, min(num_logprobs, logits.shape[-1]))
     return SampledLogprobs(
-        token_logprob=(chosen - log_total)[:, 0],
+        token_logprob=logprob(chosen)[:, 0],
         rank=1 + jnp.sum(logits > chosen, axis=-1, dtype=jnp.int32),
         top_ids=top_ids.astype(jnp.int32),
-        top_logprobs=top_logits - log_total,
+        top_logprobs=logprob(top_logits),
         listed_logprobs=(
-            None if listed_ids is None else jnp.take_along_axis(logits, listed_ids, axis=-1) - log_total
+            None if listed_ids is None else logprob(jnp.take_along_axis(logits, listed_ids, axis=-1))
         ),
     )

@@ -59,7 +59,7 @@ def apply_penalties(logits: jax.Array, f: FullInputs) -> jax.Array:
     """
     presence, frequency, repetition = f.presence[:, None], f.frequency[:, None], f.repetition[:, None]
     used = (presence != 0) | (frequency != 0) | (repetition != 1)
-    total_lens = jnp.where(used[:, 0], f.total_lens, 0)
+    total_lens = jnp.where(used[:, 0], f.total_lens, 0)  # tokens that are not counted change nothing
 
     def penalise(logits: jax.Array) -> jax.Array:
         seen, counts = _count_tokens(f.history, f.prompt_lens, total_lens, logits.shape[1])
@@ -67,7 +67,7 @@ def apply_penalties(logits: jax.Array, f: FullInputs) -> jax.Array:
         logits = jnp.where(seen, logits * scale, logits)
         return logits - frequency * counts - presence * (counts > 0)
 
-    return lax.cond(jnp.any(used), penalise, lambda logits: logits, logits)
+    return lax.cond(jnp.any(total_lens > 0), penalise, lambda logits: logits, logits)
 
 
 def _count_tokens(

@@ -35,7 +35,7 @@ def greedy(logits: jax.Array) -> jax.Array:
     Returns:
         ``[S]`` int32 in ``[0, V)``; among equals the smallest id.
     """
-    return _argmax(_blocks(clean(logits)))
+    return _argmax(blocked(clean(logits)))
 
 
 def random(logits: jax.Array, r: RandomInputs) -> jax.Array:
@@ -51,7 +51,7 @@ def random(logits: jax.Array, r: RandomInputs) -> jax.Array:
     Returns:
         ``[S]`` int32 in ``[0, V)``: a function of the row's logits, parameters, seed and position only.
     """
-    blocks = _blocks(clean(logits))
+    blocks = blocked(clean(logits))
     drawn = _draw(filtered_weights(blocks, r), _uniforms(r.seed, r.position))
     return jnp.where(r.temperature == 0, _argmax(blocks), drawn)
 
@@ -98,7 +98,7 @@ def filtered_weights(blocks: jax.Array, r: RandomInputs) -> jax.Array:
     return jnp.where(weights >= threshold[:, None, None], weights, 0)
 
 
-def _blocks(logits: jax.Array) -> jax.Array:
+def blocked(logits: jax.Array) -> jax.Array:
     """``[S, V]`` -> ``[S, ceil(V / _BLOCK), _BLOCK]``, filled up with -inf."""
     rows, vocab = logits.shape
     padded = jnp.pad(logits, ((0, 0), (0, -vocab % _BLOCK)), constant_values=-jnp.inf)
