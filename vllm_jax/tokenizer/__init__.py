@@ -1,1 +1,1 @@
-"""Text <-> token ids: tokenizers, chat templates, incremental detokenization."""
+"""Text <-> token ids: tokenizers, chat templates, incremental detokenization, stop strings."""
