@@ -6,7 +6,7 @@ model wants: :mod:`vllm_jax.weights.loader` holds the names to a table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         file = directory / SINGLE_FILE
         return Checkpoint((file,), _read_header(file))
     if not (directory / INDEX_FILE).is_file():
-        raise CheckpointError(_why_no_safetensors(directory))
+        if not directory.is_dir():
+            raise CheckpointError(f"{directory} is not a directory")
+        raise CheckpointError(why_no_safetensors(str(directory), [file.name for file in directory.iterdir()]))
 
     index = _read_index(directory / INDEX_FILE)
     shards = tuple(directory / name for name in sorted(set(index.values())))
@@ -138,30 +140,31 @@ def _read_index(file: Path) -> dict[str, str]:
     return mapping
 
 
-def _why_no_safetensors(directory: Path) -> str:
-    """One line that says what the directory holds instead, and what to do about it."""
-    if not directory.is_dir():
-        return f"{directory} is not a directory"
-    names = sorted(path.name for path in directory.iterdir() if path.is_file())
+def why_no_safetensors(where: str, names: Collection[str]) -> str:
+    """One line that says what a directory or repository holds instead of safetensors, and what to do.
+
+    Args:
+        where: its path or hub id.
+        names: the names of its files.
+    """
+    names = sorted(names)
 
     def ending(*suffixes: str) -> list[str]:
         return [name for name in names if name.endswith(suffixes)]
 
+    if "adapter_config.json" in names:
+        return f"{where} has a LoRA adapter, not a model; merge it into its base model first"
+    if quantized := ending(".gguf", ".ggml"):
+        return f"{where} has a GGUF checkpoint ({listed(quantized, 3)}); only safetensors are read"
     if pickled := ending(".bin", ".pt", ".pth", ".ckpt"):
         return (
-            f"{directory} has weights only in PyTorch's pickle format ({listed(pickled, 3)}), which can run "
+            f"{where} has weights only in PyTorch's pickle format ({listed(pickled, 3)}), which can run "
             f"code when it is read and is refused. Convert it once where PyTorch is installed: "
-            f"transformers.AutoModelForCausalLM.from_pretrained({str(directory)!r}, dtype='auto')"
+            f"transformers.AutoModelForCausalLM.from_pretrained({where!r}, dtype='auto')"
             f".save_pretrained('NEW_DIRECTORY') writes safetensors; copy the tokenizer's files beside them"
         )
-    if quantized := ending(".gguf", ".ggml"):
-        return f"{directory} has a GGUF checkpoint ({listed(quantized, 3)}); only safetensors are read"
-    if "adapter_config.json" in names:
-        return f"{directory} has a LoRA adapter, not a model; merge it into its base model first"
     if foreign := ending(".msgpack", ".h5", ".npz", ".onnx"):
-        return (
-            f"{directory} has weights of another framework ({listed(foreign, 3)}); only safetensors are read"
-        )
+        return f"{where} has weights in another format ({listed(foreign, 3)}); only safetensors are read"
     if other := ending(".safetensors"):
-        return f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}, only {listed(other, 3)}"
-    return f"{directory} has no weights: neither {SINGLE_FILE} nor {INDEX_FILE} is there"
+        return f"{where} has neither {SINGLE_FILE} nor {INDEX_FILE}, only {listed(other, 3)}"
+    return f"{where} has no weights: neither {SINGLE_FILE} nor {INDEX_FILE} is there"
