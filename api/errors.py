@@ -97,7 +97,7 @@ def install_handlers(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         found = to_api_error(error)
         if found.status_code in (404, 405) and not isinstance(error, ApiError):
-            found.detail = f"{found.detail}: {request.method} {request.url.path}"
+            found.detail = f"{found.detail}: {request.method} {printable(request.url.path, MAX_INPUT_CHARS)}"
         return found.response()
 
     async def answer_unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -90,3 +90,41 @@ def get_context(request: Request) -> ServerContext:
     """FastAPI dependency."""
     context: ServerContext = request.app.state.context
     return context
+
+
+def make_context(engine: AsyncEngine, engine_config: EngineConfig, config: ServerConfig) -> ServerContext:
+    """Puts a server together around a started engine; warns where the generic chat template has to serve.
+
+    Raises:
+        ConfigError: the chat template is not valid.
+    """
+    model, max_model_len = engine_config.model.model, engine.info.max_model_len
+    template = _choose_template(engine, config.api)
+    return ServerContext(
+        engine,
+        config,
+        ServedModels.choose(model, config.api.served_model_name, max_model_len),
+        PromptMaker(engine.tokenizer, template, config.api, max_model_len),
+    )
+
+
+def _choose_template(engine: AsyncEngine, config: ApiConfig) -> ChatTemplate | None:
+    if engine.tokenizer is None:
+        return None
+    info = engine.info
+    template = load_chat_template(
+        engine.tokenizer,
+        config.chat_template,
+        model_type=info.model_type,
+        model_name=info.model,
+        content_format=config.chat_template_content_format,
+    )
+    if not template.is_default:
+        return template
+    if not config.default_chat_template:
+        return None
+    logger.warning(
+        "the model has no chat template: a plain transcript serves (System: … User: … Assistant:). "
+        "Give it the right one with --chat-template, or refuse chats with --no-default-chat-template"
+    )
+    return template

@@ -11,21 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
-
 from api.errors import bad_request
 from api.protocol.chat import ChatCompletionRequest, ChatMessage, ChatTemplateFields
 from api.protocol.completions import MAX_PROMPTS, CompletionRequest
 from api.protocol.generation import GenerationRequest
 from api.server_config import ApiConfig
-from api.serving.messages import template_messages
 from vllm_jax.tokenizer.base import Tokenizer
+from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
 
 T = TypeVar("T")
 
 _THREADS = 4
-_RESERVED_KWARGS = ("chat_template", "tokenize")
-"""Arguments of the renderer itself, which a request must not reach through chat_template_kwargs."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,11 @@ class PromptMaker:
         self._config = config
         self._max_model_len = max_model_len
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prompt")
+
+    @property
+    def has_template(self) -> bool:
+        """Whether conversations can be rendered."""
+        return self._template is not None
 
     def close(self) -> None:
         """Ends the threads."""
@@ -149,32 +150,23 @@ class PromptMaker:
                 "Start it with --chat-template, or use /v1/completions.",
                 "messages",
             )
-        generation_prompt, continuing = body.add_generation_prompt, bool(body.continue_final_message)
-        if continuing and generation_prompt:
-            raise bad_request(
-                "add_generation_prompt and continue_final_message cannot both be true.",
-                "continue_final_message",
-            )
+        continuing = bool(body.continue_final_message)
+        opened = body.add_generation_prompt
         return template.render(
-            template_messages(messages),
-            add_generation_prompt=not continuing if generation_prompt is None else generation_prompt,
-            continue_final_message=continuing,
+            [message.given for message in messages],
             tools=body.tools,
+            documents=body.documents,
+            add_generation_prompt=not continuing if opened is None else opened,
+            continue_final_message=continuing,
             template_kwargs=self._template_kwargs(body),
         )
 
     def _template_kwargs(self, body: ChatTemplateFields) -> dict[str, Any]:
-        given = body.chat_template_kwargs or {}
-        for name in _RESERVED_KWARGS:
-            if name in given:
-                raise bad_request(f"chat_template_kwargs must not contain {name!r}.", "chat_template_kwargs")
         kwargs: dict[str, Any] = dict(self._config.default_chat_template_kwargs)
         if body.reasoning_effort is not None:
             kwargs["reasoning_effort"] = body.reasoning_effort
             kwargs["enable_thinking"] = body.reasoning_effort != "none"
-        if body.documents is not None:
-            kwargs["documents"] = body.documents
-        return kwargs | given
+        return kwargs | (body.chat_template_kwargs or {})
 
     def _encode(self, text: str, add_special_tokens: bool, field: str) -> list[int]:
         return self._need_tokenizer(field).encode(text, add_special_tokens=add_special_tokens)

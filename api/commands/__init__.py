@@ -1,0 +1,1 @@
+"""The subcommands of ``vllm-jax`` and what they share."""

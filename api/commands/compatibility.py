@@ -1,0 +1,139 @@
+"""The written list of vLLM's flags that this server has no setting for.
+
+Most are accepted, so that a command line made for vLLM starts this server, and each says on stderr that it
+has no effect. A flag whose absence would change the answers, or where the server listens, is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A flag of vLLM's: how many values it takes (-1: any number) and why nothing comes of it.
+
+    ``refused`` ends the start. Values in ``harmless`` ask for nothing special: they pass without a word.
+    """
+
+    values: int
+    why: str
+    refused: bool = False
+    harmless: frozenset[str] = frozenset()
+
+
+def _switch(why: str) -> Foreign:
+    return Foreign(0, why)
+
+
+def _value(why: str, *harmless: str) -> Foreign:
+    return Foreign(1, why, harmless=frozenset(harmless))
+
+
+def _refused(why: str, *harmless: str, values: int = 1) -> Foreign:
+    return Foreign(values, why, refused=True, harmless=frozenset(harmless))
+
+
+_COMPILED = "every step is compiled by XLA"
+_TOOLS = "tool calling is not supported by this version; requests with tools are refused"
+_REASONING = "reasoning is not told apart from the answer by this version"
+_ONE_REPLICA = "this version serves one replica"
+_MULTIMODAL = "text only"
+_LORA = "LoRA adapters are not supported by this version"
+_SLEEP = "there is no sleep mode"
+_STRUCTURED = "structured output is not supported by this version; requests for it are refused"
+
+FOREIGN_FLAGS: dict[str, Foreign] = {
+    # Compilation and kernels
+    "--enforce-eager": _switch(_COMPILED),
+    "--compilation-config": _value(_COMPILED),
+    "--optimization-level": _value(_COMPILED),
+    "--attention-backend": _value("the kernel is chosen for the device"),
+    "--async-scheduling": _switch("scheduling always overlaps with the device's work"),
+    "--prefix-caching-hash-algo": _value("block hashes are always keyed and cryptographic", "sha256"),
+    "--cpu-offload-gb": _value("weights stay on the device", "0"),
+    "--swap-space": _value("preemption recomputes, it does not swap", "0"),
+    # Processes
+    "--disable-frontend-multiprocessing": _switch("the server is one process"),
+    "--api-server-count": _value("the server is one process", "1"),
+    "--distributed-executor-backend": _value("one process drives all devices"),
+    "--pipeline-parallel-size": _refused("pipeline parallelism is not supported by this version", "1"),
+    "--data-parallel-size": _refused(_ONE_REPLICA, "1"),
+    "--data-parallel-backend": _value(_ONE_REPLICA),
+    "--decode-context-parallel-size": _refused("context parallelism is not supported by this version", "1"),
+    "--enable-expert-parallel": _switch("there are no models with experts in this version"),
+    "--nnodes": _refused("this version serves one host", "1"),
+    "--headless": _refused("this version serves one host", values=0),
+    "--grpc": _refused("there is no gRPC endpoint", values=0),
+    # Logs and traces
+    "--disable-log-stats": _switch("no statistics are logged; they are at /metrics"),
+    "--disable-log-requests": _switch("requests are only logged with --enable-log-requests"),
+    "--enable-log-outputs": _switch("answers are never logged"),
+    "--log-error-stack": _switch("tracebacks of unexpected errors are always logged"),
+    "--show-hidden-metrics-for-version": _value("no metric is hidden"),
+    "--otlp-traces-endpoint": _value("traces are not supported by this version"),
+    "--collect-detailed-traces": _value("traces are not supported by this version"),
+    "--profiler-config": _value("profiling endpoints are not supported by this version"),
+    "--enable-server-load-tracking": _switch("the load is at /metrics"),
+    # Loading
+    "--tokenizer-mode": _value("there is one way to load a tokenizer", "auto", "hf"),
+    "--config-format": _value("configs are read in Hugging Face format", "auto", "hf"),
+    "--hf-config-path": _refused("the config is read from the model's directory"),
+    "--model-loader-extra-config": _value("the loader has no such settings", "{}"),
+    "--quantization": _refused("quantization is not supported by this version", "none", "None"),
+    "--runner": _refused("this server generates", "auto", "generate"),
+    "--task": _refused("this server generates", "auto", "generate"),
+    "--logits-processors": _refused("code from outside is never run", values=-1),
+    "--middleware": _refused("code from outside is never run", values=-1),
+    # Features that come later
+    "--enable-lora": _switch(_LORA),
+    "--lora-modules": _refused(_LORA, values=-1),
+    "--max-loras": _value(_LORA),
+    "--max-lora-rank": _value(_LORA),
+    "--max-cpu-loras": _value(_LORA),
+    "--lora-dtype": _value(_LORA),
+    "--fully-sharded-loras": _switch(_LORA),
+    "--speculative-config": _value(
+        "speculative decoding is not supported by this version; answers are the same"
+    ),
+    "--structured-outputs-config": _value(_STRUCTURED),
+    "--enable-auto-tool-choice": _switch(_TOOLS),
+    "--tool-call-parser": _value(_TOOLS),
+    "--tool-parser-plugin": _refused("code from outside is never run"),
+    "--exclude-tools-when-tool-choice-none": _switch(_TOOLS),
+    "--reasoning-parser": _value(_REASONING),
+    "--reasoning-parser-plugin": _refused("code from outside is never run"),
+    "--max-num-queued-reqs": _value("the queue has no limit in this version"),
+    "--max-num-queued-tokens": _value("the queue has no limit in this version"),
+    "--stream-interval": _value("every step is sent", "1"),
+    "--logprobs-mode": _refused("logprobs are those of the model's own distribution", "raw_logprobs"),
+    "--enable-sleep-mode": _switch(_SLEEP),
+    "--enable-prompt-embeds": _switch("prompt embeddings are refused"),
+    "--kv-transfer-config": _value("KV is never moved between servers"),
+    "--kv-events-config": _value("no KV events are published"),
+    "--limit-mm-per-prompt": _value(_MULTIMODAL),
+    "--mm-processor-kwargs": _value(_MULTIMODAL),
+    "--enable-tokenizer-info-endpoint": _switch("/tokenizer_info is not there in this version"),
+    "--fingerprint-mode": _value("system_fingerprint is the server's version", "full"),
+    "--enable-per-request-metrics": _switch("metrics are at /metrics"),
+    "--enable-ssl-refresh": _switch("certificates are read once"),
+    "--enable-offline-docs": _switch("/docs loads its page from the network"),
+}
+"""vLLM's flags without a setting of their own here."""
+
+ALIASES: dict[str, str] = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-q": "--quantization",
+    "-O": "--compilation-config",
+    "--device-memory-utilization": "--gpu-memory-utilization",
+    "--hbm-utilization": "--gpu-memory-utilization",
+    "--disable-access-log": "--disable-uvicorn-access-log",
+}
+"""Other spellings."""
+
+VALUE_ALIASES: dict[tuple[str, str], str] = {
+    ("--max-model-len", "-1"): "auto",
+}
+"""Other spellings of values."""

@@ -1,0 +1,174 @@
+"""The command line of ``vllm-jax serve``: from argv to :class:`EngineConfig` and :class:`ServerConfig`.
+
+Flags, types, defaults and help come from the config dataclasses through tyro; nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import tyro
+
+from api.commands.fields import is_json
+from api.commands.spelling import Settings, yaml_arguments
+from api.server_config import ServerConfig
+from vllm_jax.config import EngineConfig
+from vllm_jax.errors import ConfigError
+
+PROG = "vllm-jax serve [MODEL]"
+DESCRIPTION = """Serve MODEL to OpenAI clients: a local directory, a hub id, or nothing for the bundled demo.
+
+Dashes and underscores are the same in flags; switches have a --no- form; JSON flags also take
+--flag.key value. --config FILE.yaml reads flags from a file; those on the command line win.
+Flags of vLLM that have no effect here are accepted, and each says so when the server starts."""
+
+_SIZES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclass(frozen=True)
+class ServeArguments:
+    """A parsed command line. ``notes`` are remarks for stderr: flags without effect."""
+
+    engine: EngineConfig
+    server: ServerConfig
+    notes: list[str] = field(default_factory=list)
+
+
+def parse_serve(argv: Sequence[str]) -> ServeArguments:
+    """Parses the arguments after ``serve``. ``--help`` prints the help and raises SystemExit(0).
+
+    Raises:
+        ConfigError: a flag is unknown, lacks its value, or has a wrong one; one line that names it.
+    """
+    if {"-h", "--help"} & set(argv):
+        _run_tyro(["--help"])
+    settings = Settings()
+    settings.read(argv)
+    if settings.config_file is not None:
+        below = Settings()
+        below.read(yaml_arguments(settings.config_file))
+        settings.lay_over(below)
+    groups = _run_tyro(settings.canonical())
+    engine = EngineConfig(**{f.name: getattr(groups, f.name) for f in dataclasses.fields(EngineConfig)})
+    server = ServerConfig(**{f.name: getattr(groups, f.name) for f in dataclasses.fields(ServerConfig)})
+    engine.validate()
+    server.validate()
+    return ServeArguments(engine, server, settings.notes)
+
+
+def _command() -> type:
+    """One dataclass with all groups of both configs as its fields."""
+    groups = [
+        (name, kind, field(default_factory=kind))
+        for config in (EngineConfig, ServerConfig)
+        for name, kind in typing.get_type_hints(config).items()
+    ]
+    return dataclasses.make_dataclass("Serve", groups, frozen=True)
+
+
+def _run_tyro(argv: list[str]) -> Any:
+    """Types the values. Raises ConfigError; SystemExit(0) after ``--help``."""
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            return tyro.cli(
+                _command(),
+                prog=PROG,
+                description=DESCRIPTION,
+                args=argv,
+                config=(tyro.conf.OmitArgPrefixes,),
+                registry=_value_rules(),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ConfigError(_first_paragraph(complaints.getvalue())) from None
+
+
+def _first_paragraph(box: str) -> str:
+    """The text of tyro's error box up to its first rule, on one line."""
+    lines = []
+    for line in box.splitlines():
+        text = line.strip().strip("│").strip()
+        if text.startswith("╭"):
+            continue
+        if not text or set(text) <= set("─╰╯"):
+            break
+        lines.append(text)
+    return " ".join(lines) or "wrong arguments; see vllm-jax serve --help"
+
+
+def _value_rules() -> tyro.constructors.ConstructorRegistry:
+    """JSON objects, sizes such as 8k, and optional values."""
+    registry = tyro.constructors.ConstructorRegistry()
+    spec = tyro.constructors.PrimitiveConstructorSpec
+
+    @registry.primitive_rule
+    def json_object(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+        if not is_json(info.type):
+            return None
+        return spec(
+            nargs=1,
+            metavar="JSON",
+            instance_from_str=lambda words: _json_object(words[0]),
+            is_instance=lambda value: isinstance(value, dict),
+            str_from_instance=lambda value: [json.dumps(value)],
+        )
+
+    @registry.primitive_rule
+    def integer(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+        if info.type is not int:
+            return None
+        return spec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda words: _integer(words[0]),
+            is_instance=lambda value: isinstance(value, int),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    @registry.primitive_rule
+    def optional(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+        if typing.get_origin(info.type) not in (types.UnionType, typing.Union):
+            return None
+        kinds = [kind for kind in typing.get_args(info.type) if kind is not types.NoneType]
+        if kinds not in ([int], [str]):
+            return None
+        [kind] = kinds
+        read = _integer if kind is int else str
+        return spec(
+            nargs=1,
+            metavar=kind.__name__.upper(),
+            instance_from_str=lambda words: None if words[0] in ("None", "null", "auto") else read(words[0]),
+            is_instance=lambda value: value is None or isinstance(value, kind),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    return value
+
+
+def _integer(text: str) -> int:
+    """Digits, perhaps with a size: k, m, g are powers of 1000, K, M, G of 1024."""
+    match = re.fullmatch(r"([+-]?\d+(?:\.\d+)?)([kmgKMG])", text)
+    if match is None:
+        return int(text)
+    size = float(match[1]) * _SIZES[match[2]]
+    if size != int(size):
+        raise ValueError(f"{text!r} is no whole number")
+    return int(size)

@@ -1,0 +1,207 @@
+"""Spellings of flags: from what people write to the one command line that tyro reads.
+
+Knows dashes and underscores, ``--flag=value``, aliases, lists, ``--json-flag.key value``, YAML files, and the
+flags of vLLM that are no settings here. Does not know what a value means.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from api.commands.compatibility import ALIASES, FOREIGN_FLAGS, VALUE_ALIASES
+from api.commands.fields import flag_types, is_json, is_list, settings
+from vllm_jax.errors import ConfigError
+
+
+class Settings:
+    """Flags and their values, as written, under their one canonical spelling."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[str]] = {}
+        self.json_parts: dict[str, dict[str, Any]] = {}
+        self.notes: list[str] = []
+        self.config_file: str | None = None
+
+    def read(self, argv: Sequence[str]) -> None:
+        """Takes in a command line. Raises ConfigError."""
+        rest = list(argv)
+        while rest:
+            token = rest.pop(0)
+            if not _is_flag(token):
+                self._set_model(token)
+                continue
+            written, has_value, value = token.partition("=")
+            if has_value:
+                rest.insert(0, value)
+            name = _canonical(written)
+            if match := re.fullmatch(r"-O(\d)", name):  # vLLM's -O3
+                name = "--optimization-level"
+                rest.insert(0, match[1])
+            if name == "--config":
+                self.config_file = _take(written, rest, bool(has_value))
+            elif name in FOREIGN_FLAGS or _positive(name) in FOREIGN_FLAGS:
+                self._foreign(name, rest)
+            elif "." in name:
+                self._json_part(name, written, rest, bool(has_value))
+            else:
+                self._flag(name, written, rest, bool(has_value))
+
+    def _flag(self, name: str, written: str, rest: list[str], has_value: bool) -> None:
+        kind = flag_types().get(name)
+        if kind is None:
+            raise ConfigError(f"unknown flag {written}{_suggestion(name)}")
+        if kind is bool:
+            if has_value:
+                raise ConfigError(f"{written} takes no value; switches have a --no- form")
+            self.values.pop(_opposite(name), None)
+            self.values[name] = []
+        elif is_list(kind):
+            self.values.setdefault(name, []).extend(_take_list(written, rest))
+        else:
+            value = _take(written, rest, has_value)
+            self.values[name] = [VALUE_ALIASES.get((name, value), value)]
+
+    def _set_model(self, value: str) -> None:
+        given = self.values.setdefault("--model", [value])
+        if given != [value]:
+            raise ConfigError(f"unexpected argument {value!r}: the model is {given[0]!r} already")
+
+    def _json_part(self, name: str, written: str, rest: list[str], has_value: bool) -> None:
+        flag, *path = name.split(".")
+        if not is_json(flag_types().get(flag)):
+            raise ConfigError(f"unknown flag {written}: {flag} takes no JSON object")
+        node = self.json_parts.setdefault(flag, {})
+        for key in path[:-1]:
+            node = node.setdefault(key.replace("-", "_"), {})
+        text = _take(written, rest, has_value)
+        try:
+            node[path[-1].replace("-", "_")] = json.loads(text)
+        except ValueError:
+            node[path[-1].replace("-", "_")] = text
+
+    def _foreign(self, name: str, rest: list[str]) -> None:
+        negated = name not in FOREIGN_FLAGS
+        flag = FOREIGN_FLAGS[_positive(name) if negated else name]
+        values: list[str] = []
+        while rest and len(values) != flag.values and not _is_flag(rest[0]) and not negated:
+            values.append(rest.pop(0))
+        if len(values) < flag.values and not negated:
+            raise ConfigError(f"{name} needs a value")
+        if negated or (values and set(values) <= flag.harmless):
+            return
+        if flag.refused:
+            raise ConfigError(f"{name} cannot be honoured: {flag.why}")
+        self.notes.append(f"{name} has no effect: {flag.why}")
+
+    def lay_over(self, below: Settings) -> None:
+        """Adds from ``below`` what is not set here."""
+        for name, values in below.values.items():
+            if name not in self.values and _opposite(name) not in self.values:
+                self.values[name] = values
+        for name, parts in below.json_parts.items():
+            self.json_parts.setdefault(name, parts)
+        self.notes += below.notes
+
+    def canonical(self) -> list[str]:
+        """A command line in the one spelling that tyro knows."""
+        argv: list[str] = []
+        values = dict(self.values)
+        for name, parts in self.json_parts.items():
+            written = values.get(name, ["{}"])[0]
+            try:
+                whole = json.loads(written)
+            except ValueError:
+                raise ConfigError(f"{name} must be a JSON object, got {written!r}") from None
+            values[name] = [json.dumps({**whole, **parts})]
+        for name, given in values.items():
+            if flag_types()[name] is bool:
+                argv.append(name)
+            elif is_list(flag_types()[name]):
+                argv += [name, *given]
+            else:
+                argv.append(f"{name}={given[0]}")
+        return argv
+
+
+def _is_flag(token: str) -> bool:
+    return token.startswith("-") and re.fullmatch(r"-\d+(\.\d+)?(e-?\d+)?|-", token) is None
+
+
+def _canonical(written: str) -> str:
+    head, dot, path = written.partition(".")
+    name = head.replace("_", "-") if head.startswith("--") else head
+    return ALIASES.get(name, name) + dot + path
+
+
+def _take(written: str, rest: list[str], has_value: bool) -> str:
+    if not rest or (_is_flag(rest[0]) and not has_value):
+        raise ConfigError(f"{written} needs a value")
+    return rest.pop(0)
+
+
+def _take_list(written: str, rest: list[str]) -> list[str]:
+    """Words up to the next flag, or one JSON list of strings."""
+    words = []
+    while rest and not _is_flag(rest[0]):
+        words.append(rest.pop(0))
+    if not words:
+        raise ConfigError(f"{written} needs a value")
+    if len(words) == 1 and words[0].startswith("["):
+        try:
+            listed = json.loads(words[0])
+        except ValueError:
+            return words
+        if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
+            raise ConfigError(f"{written} must be words or a JSON list of strings, got {words[0]!r}")
+        return listed
+    return words
+
+
+def yaml_arguments(path: str) -> list[str]:
+    """A file's settings as a command line. Raises ConfigError."""
+    try:
+        settings = yaml.safe_load(Path(path).read_text("utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config: cannot read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--config: {path} must map flags to values")
+    argv: list[str] = []
+    for key, value in settings.items():
+        name = "--" + str(key).replace("_", "-").lstrip("-")
+        if name == "--config":
+            raise ConfigError(f"--config: {path} must not name another file")
+        if name == "--model-tag":
+            name = "--model"
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            argv.append(name if value else "--no-" + name[2:])
+        elif isinstance(value, dict):
+            argv.append(f"{name}={json.dumps(value)}")
+        elif isinstance(value, list):
+            argv += [name, json.dumps([str(v) for v in value])]
+        else:
+            argv.append(f"{name}={value}")
+    return argv
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, [*flag_types(), *FOREIGN_FLAGS], n=1)
+    return f"; did you mean {close[0]}?" if close else "; see vllm-jax serve --help"
+
+
+def _positive(name: str) -> str:
+    return "--" + name[5:] if name.startswith("--no-") else name
+
+
+def _opposite(name: str) -> str:
+    return "--no-" + name[2:] if name in settings() else _positive(name)
