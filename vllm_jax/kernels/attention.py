@@ -122,9 +122,8 @@ def paged_attention(
         ConfigError: ``implementation`` is unknown.
         ValueError: shapes or the pages' dtype do not fit together; the text names them.
     """
-    chosen = get_implementation(implementation)
-    _check(q, k, v, kv_pages, metadata, chosen, alibi_slopes, sliding_window)
-    return chosen.attend(
+    _check(q, k, v, metadata, alibi_slopes, sliding_window)
+    return get_implementation(implementation).attend(
         q,
         k,
         v,
@@ -141,9 +140,7 @@ def _check(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    kv_pages: jax.Array,
     metadata: AttentionMetadata,
-    chosen: Implementation,
     alibi_slopes: jax.Array | None,
     sliding_window: int | None,
 ) -> None:
@@ -154,11 +151,6 @@ def _check(
         raise ValueError(f"k {k.shape} and v {v.shape} do not fit q {q.shape}")
     if num_heads % k.shape[1]:
         raise ValueError(f"{num_heads} query heads are no multiple of {k.shape[1]} KV heads")
-    if kv_pages.dtype != chosen.pages_dtype(kv_pages.dtype):
-        raise ValueError(
-            f"pages of dtype {kv_pages.dtype} are stored as {chosen.pages_dtype(kv_pages.dtype)}: "
-            "allocate them with kv_pages_dtype()"
-        )
     if metadata.page_table.shape[0] != num_seqs or metadata.cu_q_lens.shape != (num_seqs + 1,):
         raise ValueError(
             f"page_table {metadata.page_table.shape}, kv_lens {metadata.kv_lens.shape} and "

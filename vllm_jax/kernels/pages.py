@@ -23,6 +23,14 @@ def pages_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype(jnp.uint16) if dtype == jnp.bfloat16 else jnp.dtype(dtype)
 
 
+def check_pages(pages: jax.Array, k: jax.Array) -> None:
+    """Raises ValueError where ``pages`` cannot hold keys like ``k [T, KH, D]``."""
+    if pages.dtype != pages_dtype(pages.dtype):
+        raise ValueError(f"pages of {pages.dtype} are stored otherwise: allocate them with kv_pages_dtype()")
+    if pages.ndim != 5 or pages.shape != pages_shape(pages.shape[0], pages.shape[3], *k.shape[1:]):
+        raise ValueError(f"pages {pages.shape} do not fit k {k.shape}: shape them with kv_pages_shape()")
+
+
 def encode(values: jax.Array, pages: jax.Array) -> jax.Array:
     """``values`` of any float dtype, rounded to what ``pages`` hold, in their dtype."""
     if pages.dtype == jnp.uint16:

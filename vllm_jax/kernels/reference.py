@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vllm_jax.kernels.metadata import AttentionMetadata
-from vllm_jax.kernels.pages import decode, encode
+from vllm_jax.kernels.pages import check_pages, decode, encode
 
 
 def paged_attention(
@@ -26,6 +26,7 @@ def paged_attention(
     soft_cap: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes the step's keys and values into the pages, then attends; see ``kernels/attention.py``."""
+    check_pages(kv_pages, k)
     num_tokens, num_heads, head_dim = q.shape
     num_pages, _, num_kv_heads, page_size, _ = kv_pages.shape
     num_seqs, pages_per_seq = metadata.page_table.shape

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from vllm_jax.kernels.metadata import AttentionMetadata
-from vllm_jax.kernels.pages import decode, encode
+from vllm_jax.kernels.pages import check_pages, decode, encode
 
 TILE = 32
 """Query tokens of one tile where a row has more than one."""
@@ -49,6 +49,7 @@ def paged_attention(
     soft_cap: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes the step's keys and values into the pages, then attends; see ``kernels/attention.py``."""
+    check_pages(kv_pages, k)
     kv_pages = write_pages(kv_pages, k, v, metadata)
     out = attend(
         q,
