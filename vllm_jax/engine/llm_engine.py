@@ -109,9 +109,9 @@ class LLMEngine:
             self._scheduler.finish(sequence, reason, stop_reason)
         return outputs
 
-    def reset_prefix_cache(self) -> None:
-        """Forgets all cached prefixes; blocks in use stay with their sequences."""
-        self._scheduler.reset_prefix_cache()
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached prefixes; whether none was in use (those drain with their sequences)."""
+        return self._scheduler.reset_prefix_cache()
 
     @property
     def model(self) -> Any:
@@ -128,11 +128,11 @@ class LLMEngine:
         self.metrics.on_step(
             running=scheduler.num_running,
             waiting=scheduler.num_waiting,
-            kv_cache_usage=scheduler.kv_usage,
+            kv_cache_usage=scheduler.kv_cache_usage,
             num_tokens=num_tokens,
             preemptions=preemptions,
         )
-        queries, hits = scheduler.prefix_cache_queries, scheduler.prefix_cache_hits
+        queries, hits = scheduler.prefix_cache_stats
         if (queries, hits) != self._last_prefix_stats:
             before = self._last_prefix_stats
             self.metrics.on_prefix_lookup(queries=queries - before[0], hits=hits - before[1])

@@ -186,8 +186,10 @@ class ModelRunner:
     def allocate(self, num_pages: int) -> None:
         """Allocates the KV cache: ``num_pages`` zeroed pages a layer."""
         page = self.kv_spec.page_array(num_pages)
-        zeros = jax.jit(lambda: jnp.zeros(page.shape, page.dtype), device=self.device)
-        self._kv_pages = [zeros() for _ in range(self.kv_spec.num_layers)]
+        placed = jax.sharding.SingleDeviceSharding(self.device)
+        self._kv_pages = [
+            jnp.zeros(page.shape, page.dtype, device=placed) for _ in range(self.kv_spec.num_layers)
+        ]
 
     def warm_up(self, progress: CompileProgress | None = None) -> None:
         """Compiles every program there is; nothing is compiled after this."""
