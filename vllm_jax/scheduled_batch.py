@@ -28,7 +28,11 @@ class ScheduledSequence:
 
 @dataclass(slots=True)
 class ScheduledBatch:
-    """All rows of one step. Decode rows (one token) come first, then prefill chunks."""
+    """All rows of one step, one at most for each sequence.
+
+    One-token rows come first: decodes, then chunks of one token that sample, then those that do not.
+    Longer prefill chunks follow. Every batch that is not empty must be run, in the order of scheduling.
+    """
 
     rows: list[ScheduledSequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)

@@ -27,6 +27,7 @@ preempted while others run, and ``add`` has made sure that it can end alone: som
 from __future__ import annotations
 
 import itertools
+import operator
 import time
 from collections.abc import Iterable
 from typing import Literal
@@ -38,6 +39,8 @@ from vllm_jax.scheduler.block_allocator import BlockAllocator
 from vllm_jax.scheduler.prefix_cache import NEVER, PrefixCache
 from vllm_jax.scheduler.queue import WaitingQueue
 from vllm_jax.sequence import Sequence, SequenceStatus
+
+_order = operator.attrgetter("order")
 
 
 class Scheduler:
@@ -209,13 +212,12 @@ class Scheduler:
         rows = self._schedule_decodes(batch.preempted)
         budget = self.max_num_batched_tokens - len(rows)
         chunks: list[ScheduledSequence] = []
-        for seq in list(self._prefilling):
+        for seq in sorted(self._prefilling, key=_order):
             if not budget:
                 break
             chunks.append(self._prefill(seq, budget, resumed=False))
             budget -= chunks[-1].num_tokens
-        if not batch.preempted:  # who was just preempted must not be displaced by who comes next
-            self._admit(chunks, budget)
+        self._admit(chunks, budget)
         self._cache.commit()
         # One-token chunks look like decodes to the device: they follow those, the sampling ones first.
         chunks.sort(key=lambda row: (row.num_tokens > 1, not row.samples))
@@ -280,7 +282,7 @@ class Scheduler:
         """
         victims = []
         while len(growing) > self._allocator.num_free:
-            victim = max(itertools.chain(self._decoding, self._prefilling), key=lambda seq: seq.order)
+            victim = max(itertools.chain(self._decoding, self._prefilling), key=_order)
             self._release(victim)
             victim.num_computed_tokens = 0
             victim.num_preemptions += 1
@@ -293,8 +295,8 @@ class Scheduler:
 
     def _admit(self, chunks: list[ScheduledSequence], budget: int) -> None:
         """Starts waiting sequences, in order, as long as budget, slots and blocks last."""
-        postponed = []
-        while budget and self._waiting and self._free_slots:
+        postponed: list[Sequence] = []
+        while budget and self._waiting and len(postponed) < len(self._free_slots):
             seq = self._waiting.peek()
             if seq.num_pending:
                 break  # preempted with a token in flight: it must be known to be computed again
