@@ -181,7 +181,12 @@ class LLM:
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
     def _chat_template(self, override: str | None) -> ChatTemplate:
-        return load_chat_template(self.get_tokenizer(), override or self._chat_template_override)
+        return load_chat_template(
+            self.get_tokenizer(),
+            override or self._chat_template_override,
+            model_type=self.info.model_type,
+            model_name=self.info.model,
+        )
 
     def _one_each(
         self, name: str, given: SamplingParams | Sequence[SamplingParams] | None, count: int

@@ -12,20 +12,26 @@ from flax import nnx
 
 
 def matmul(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """``x [..., in]`` times ``weight [out, in]`` transposed -> ``[..., out]`` float32 accumulator."""
-    return jax.lax.dot_general(
-        x, weight, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    """``x [..., in]`` times ``weight [out, in]`` transposed -> ``[..., out]`` float32 accumulator.
+
+    float32 operands are multiplied as float32 on every backend: TPUs and GPUs would round them otherwise.
+    """
+    lonely = x.dtype == jnp.bfloat16 and x.ndim == 2 and x.shape[0] == 1
+    if lonely:
+        x = jnp.concatenate([x, jnp.zeros_like(x)], axis=0)
+    y = jax.lax.dot_general(
+        x,
+        weight,
+        (((x.ndim - 1,), (1,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
     )
+    return y[:1] if lonely else y
 
 
 def linear(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """``x [..., in] @ weight[out, in].T + bias[out]`` -> ``[..., out]`` in the dtype of ``x``."""
-    one_row = x.dtype == jnp.bfloat16 and x.ndim == 2 and x.shape[0] == 1
-    if one_row:
-        x = jnp.concatenate([x, jnp.zeros_like(x)], axis=0)
     y = matmul(x, weight)
-    if one_row:
-        y = y[:1]
     if bias is not None:
         y = y + bias.astype(jnp.float32)
     return y.astype(x.dtype)
