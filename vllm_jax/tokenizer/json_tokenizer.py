@@ -162,13 +162,13 @@ class JsonTokenizer:
         parts: list[str] = []
         run: list[int] = []
         for token_id in ids:
-            if token_id not in self._added:
-                run.append(token_id)
+            if skip_special_tokens and token_id in self.special_token_ids:
                 continue
-            parts.append(self._backend.decode(run))
-            run = []
-            if not (skip_special_tokens and token_id in self.special_token_ids):
-                parts.append(self._added[token_id])
+            if token_id in self._added:
+                parts += [self._backend.decode(run), self._added[token_id]]
+                run = []
+            else:
+                run.append(token_id)
         parts.append(self._backend.decode(run))
         return "".join(parts)
 
