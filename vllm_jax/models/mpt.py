@@ -239,12 +239,13 @@ class MptAttention(nnx.Module):
         self.out_proj = Linear(
             config.hidden_size, config.hidden_size, bias=config.bias, dtype=dtype, rngs=rngs
         )
-        self.q_norm = self.k_norm = None
+        q_norm = k_norm = None
         if config.qk_norm is not None:
             by_head = config.qk_norm == "head"
-            self.q_norm = _norm(config, config.head_dim if by_head else config.hidden_size, dtype)
+            q_norm = _norm(config, config.head_dim if by_head else config.hidden_size, dtype)
             kv_features = config.num_kv_heads * config.head_dim
-            self.k_norm = _norm(config, config.head_dim if by_head else kv_features, dtype)
+            k_norm = _norm(config, config.head_dim if by_head else kv_features, dtype)
+        self.q_norm, self.k_norm = q_norm, k_norm
         slopes = None
         if config.alibi_bias_max is not None:
             slopes = alibi_slopes(config.num_heads, config.alibi_bias_max)
@@ -334,14 +335,14 @@ class MptForCausalLM(nnx.Module):
     def __init__(self, config: MptConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.config = config
         self.wte = Embedding(config.vocab_size, config.hidden_size, dtype=dtype, rngs=rngs)
-        self.wpe = None
-        if config.learned_positions:
-            self.wpe = Embedding(config.max_position, config.hidden_size, dtype=dtype, rngs=rngs)
+        wpe = config.learned_positions
+        self.wpe = Embedding(config.max_position, config.hidden_size, dtype=dtype, rngs=rngs) if wpe else None
         self.blocks = nnx.List([MptBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)])
         self.norm_f = _norm(config, config.hidden_size, dtype)
-        self.lm_head = None
+        lm_head = None
         if not config.tie_word_embeddings:
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, rngs=rngs)
+            lm_head = Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype, rngs=rngs)
+        self.lm_head = lm_head
 
     def __call__(
         self,
@@ -359,11 +360,15 @@ class MptForCausalLM(nnx.Module):
 
         Returns:
             ``(hidden [T, hidden_size] after the final norm, updated pages or None)``.
+
+        Raises:
+            ValueError: pages without metadata or the reverse, or more tokens than learned positions.
         """
+        if (kv_pages is None) != (metadata is None):
+            raise ValueError("kv_pages and metadata go together")
         x = self.wte(tokens)
         if self.wpe is not None:
-            num_tokens = tokens.shape[0]
-            x = x + self.wpe(jnp.arange(num_tokens) if metadata is None else metadata.positions(num_tokens))
+            x = x + self.wpe(self._positions(tokens.shape[0], metadata))
         if kv_pages is None:
             for block in self.blocks:
                 x, _ = block(x)
@@ -373,6 +378,13 @@ class MptForCausalLM(nnx.Module):
             x, new_pages = block(x, pages, metadata)
             updated.append(new_pages)
         return self.norm_f(x), updated
+
+    def _positions(self, num_tokens: int, metadata: AttentionMetadata | None) -> jax.Array:
+        if metadata is not None:
+            return metadata.positions(num_tokens)
+        if num_tokens > self.config.max_position:
+            raise ValueError(f"{num_tokens} tokens, but {self.config.max_position} learned positions")
+        return jnp.arange(num_tokens)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """``hidden [N, hidden_size]`` -> ``[N, vocab_size]`` float32."""
