@@ -198,8 +198,8 @@ def _raise_threshold(weights: jax.Array, floor: jax.Array, goal: jax.Array, *, b
     def narrow(b: _Bracket) -> _Bracket:
         middle = b.low + (b.high - b.low) // 2
         amount = _amount(weights, float_of(middle), by_mass=by_mass)
-        up = active(b) & (amount >= goal)
-        down = active(b) & (amount < goal)
+        reached = amount >= goal
+        up, down = active(b) & reached, active(b) & ~reached  # one of them always: the loop must end
         return _Bracket(
             low=jnp.where(up, middle, b.low),
             high=jnp.where(down, middle, b.high),
