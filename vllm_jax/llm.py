@@ -111,9 +111,9 @@ class LLM:
         """Sampling parameters from the model's generation config, over OpenAI's defaults."""
         return SamplingParams(**self._engine.info.default_sampling)
 
-    def reset_prefix_cache(self) -> None:
-        """Forgets all cached prefixes; blocks in use stay with their sequences."""
-        self._engine.reset_prefix_cache()
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached prefixes; whether none was in use (those drain with their sequences)."""
+        return self._engine.reset_prefix_cache()
 
     def generate(
         self,
