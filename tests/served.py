@@ -50,7 +50,10 @@ def running_server(*arguments: str, env: dict[str, str] | None = None) -> Iterat
         command = [sys.executable, "-m", "api.cli", "serve", *arguments, "--port", "0"]
         with log_file.open("wb") as log:
             process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "COLUMNS": "200", **(env or {})}
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "COLUMNS": "200", **(env or {})},
             )
         server = Server(process, "", log_file)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,10 @@ def test_the_walk_sees_bad_edges(
     found = broken_edges(bad)
     assert bool(found) == bool(edges)
     assert all(any(edge in line for line in found) for edge in edges)
+
+
+def test_every_package_is_listed_in_the_project_file() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = project["tool"]["setuptools"]["packages"]
+    found = {module_name(path) for path in python_files("api", "vllm_jax") if path.name == "__init__.py"}
+    assert set(listed) == found

@@ -14,7 +14,14 @@ from transformers import AutoTokenizer
 from vllm_jax import LLM, SamplingParams
 from vllm_jax.errors import ConfigError, InvalidRequestError
 
-PROMPTS = ["The quick brown", "Io amo", "Where is the station?", "def add(a, b):\n", "日本語", "One two three"]
+PROMPTS = [
+    "The quick brown",
+    "Io amo",
+    "Where is the station?",
+    "def add(a, b):\n",
+    "日本語",
+    "One two three",
+]
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
@@ -113,7 +120,11 @@ def test_stop_strings_cut_the_text_and_name_themselves(llm, keep: bool) -> None:
     for length in (1, 2, 4):
         stop = whole[5 : 5 + length]
         params = SamplingParams(
-            temperature=0, max_tokens=12, ignore_eos=True, stop=["never", stop], include_stop_str_in_output=keep
+            temperature=0,
+            max_tokens=12,
+            ignore_eos=True,
+            stop=["never", stop],
+            include_stop_str_in_output=keep,
         )
         (answer,) = complete(llm, "The quick", params)[0].outputs
         end = whole.index(stop) + (len(stop) if keep else 0)
@@ -141,7 +152,13 @@ def test_stop_token_ids_and_eos(llm, mpt_checkpoint) -> None:
 
 def test_logprobs_are_those_of_transformers(llm, oracle) -> None:
     params = SamplingParams(
-        temperature=0.7, seed=1, max_tokens=8, ignore_eos=True, logprobs=4, prompt_logprobs=2, logprob_token_ids=[9]
+        temperature=0.7,
+        seed=1,
+        max_tokens=8,
+        ignore_eos=True,
+        logprobs=4,
+        prompt_logprobs=2,
+        logprob_token_ids=[9],
     )
     (output,) = complete(llm, "The quick brown fox jumps over the lazy dog. The quick brown", params)
     prompt, (answer,) = output.prompt_token_ids, output.outputs

@@ -79,7 +79,9 @@ FAMILIES = {
         transformers.MistralConfig(**{**_SIZES, "sliding_window": 24, **c})
     ),
     "qwen2": lambda **c: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**{**_SIZES, **c})),
-    "qwen3": lambda **c: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**{**_SIZES, "head_dim": 16, **c})),
+    "qwen3": lambda **c: transformers.Qwen3ForCausalLM(
+        transformers.Qwen3Config(**{**_SIZES, "head_dim": 16, **c})
+    ),
 }
 
 

@@ -56,7 +56,12 @@ async def test_deltas_add_up(engine) -> None:
 
 
 async def test_a_bad_request_raises_at_the_call(engine) -> None:
-    for ids, params in [([], SHORT), ([10**6], SHORT), ([5] * 300, SHORT), ([5], SamplingParams(logprobs=21))]:
+    for ids, params in [
+        ([], SHORT),
+        ([10**6], SHORT),
+        ([5] * 300, SHORT),
+        ([5], SamplingParams(logprobs=21)),
+    ]:
         with pytest.raises(InvalidRequestError):
             engine.generate("bad", ids, params)
     with pytest.raises(InvalidRequestError, match="priority"):
@@ -185,7 +190,8 @@ async def test_one_request_that_cannot_be_shown_harms_no_other(engine, monkeypat
 
     monkeypatch.setattr(_SequenceState, "text_of", fragile)
     broken, fine = await asyncio.gather(
-        collect(engine.generate("fragile", [5, 6, 7], SHORT)), collect(engine.generate("fine", [5, 6, 7], SHORT))
+        collect(engine.generate("fragile", [5, 6, 7], SHORT)),
+        collect(engine.generate("fine", [5, 6, 7], SHORT)),
     )
     assert broken.outputs[0].finish_reason == "error"
     assert fine.outputs[0].finish_reason == "length"
