@@ -14,6 +14,9 @@ text, for any tokens, because a piece is held back as long as later tokens could
 * a run of byte tokens, for decoders that read a run as a whole ("ByteFallback" in tokenizer.json: one
   invalid byte turns the whole run into U+FFFD);
 * with clean-up, spaces and letters that may be the beginning of " n't" and its like.
+
+(The tokenizers library's ``DecodeStream`` promises less: it has no end, so it keeps an unfinished character
+for ever, and for invalid bytes it gives other text than ``decode``, or fails.)
 """
 
 from __future__ import annotations
