@@ -5,11 +5,13 @@ Knows how people wrap a sentence they want translated. Does not know tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
 from examples.demo_model import lexicon as lx
+from examples.demo_model import tables as tb
 from examples.demo_model.english import contract
 from examples.demo_model.grammar import Sentence, is_held_out
 from examples.demo_model.phrases import FIXED
@@ -74,6 +76,10 @@ my name on at in
 """
 
 
+_DIGITS = {word: str(value) for value, word in enumerate(tb.NUMBERS, start=1) if word != "one"}
+_NUMBER_WORD = re.compile(rf"\b({'|'.join(_DIGITS)})\b")
+
+
 @dataclass(frozen=True)
 class Chat:
     """A chat with all its answers; ``raw`` is a bare text prompt without the chat template.
@@ -95,11 +101,11 @@ def known_words() -> frozenset[str]:
     texts += [a.en for a in lx.ADJECTIVES]
     for verb in (*lx.VERBS.values(), *lx.MOTION.values(), *lx.LIKING.values()):
         texts += [verb.en.base, verb.en.third_person, verb.en.ing, verb.en.past]
-    for activity in lx.ACTIVITY_ENGLISH.values():
+    for activity in tb.ACTIVITY_ENGLISH.values():
         texts += [activity.base, activity.third_person, activity.ing, activity.past]
-    tables = (lx.LANGUAGES, lx.CITIES, lx.COUNTRIES, lx.PLACES, lx.INTERIOR, lx.PREPOSITIONS, lx.POSSESSIVES,
-              lx.NUMBERS, lx.DAYS, lx.TIMES_ANY, lx.TIMES_PRESENT, lx.TIMES_PAST, lx.TIMES_FUTURE, lx.MANNERS,
-              lx.FREQUENCY, lx.DEGREES, lx.HAVING, lx.ACTIVITIES, lx.MEN, lx.WOMEN)  # fmt: skip
+    tables = (tb.LANGUAGES, tb.CITIES, tb.COUNTRIES, tb.PLACES, tb.INTERIOR, tb.PREPOSITIONS, tb.POSSESSIVES,
+              tb.NUMBERS, tb.DAYS, tb.TIMES_ANY, tb.TIMES_PRESENT, tb.TIMES_PAST, tb.TIMES_FUTURE, tb.MANNERS,
+              tb.FREQUENCY, tb.DEGREES, tb.HAVING, tb.ACTIVITIES, tb.MEN, tb.WOMEN)  # fmt: skip
     for table in tables:
         texts += list(table)
     texts.append(_FUNCTION_WORDS)
@@ -137,6 +143,8 @@ class ChatMaker:
     def surface(rng: Random, sentence: Sentence) -> tuple[str, str]:
         """How the sentence is typed, and its answer."""
         en, italian = sentence.en, sentence.it + sentence.end
+        if rng.random() < 0.15:
+            en = _NUMBER_WORD.sub(lambda match: _DIGITS[match.group()], en)
         if rng.random() < 0.6:
             en = contract(en)
         roll = rng.random()

@@ -12,12 +12,13 @@ phrases, chats, tokens or what cannot be translated. Every English sentence has 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from examples.demo_model import italian as it
 from examples.demo_model import lexicon as lx
-from examples.demo_model.english import EnglishVerb, article
+from examples.demo_model import tables as tb
+from examples.demo_model.english import article
 from examples.demo_model.italian import LUI, Gender
 
 HELD_OUT_SENTENCES = 10
@@ -116,7 +117,8 @@ def words(*parts: str) -> str:
 # ---------------------------------------------------------------- noun phrases
 
 
-def _definite(en: str, core: str, gender: it.Gender, plural: bool, **more: object) -> NP:
+def definite(en: str, core: str, gender: it.Gender, plural: bool, **more: object) -> NP:
+    """A phrase with the definite article; ``core`` is the Italian without it."""
     whole = it.with_definite(core, gender, plural)
     person = it.LORO if plural else it.LUI
     return NP(en, whole, gender, plural, person, core=core, **more)  # type: ignore[arg-type]
@@ -130,7 +132,7 @@ def _adjective_for(rng: Random, noun: lx.Noun) -> lx.Adjective:
             return adjective
 
 
-def _core(
+def bare_noun(
     rng: Random, noun: lx.Noun, plural: bool, adjective_rate: float
 ) -> tuple[str, str, it.Gender, dict]:
     """English and Italian noun, perhaps with an adjective, without a determiner."""
@@ -154,10 +156,10 @@ def determined(
     rng: Random, noun: lx.Noun, *, plural: bool, determiner: str, adjective_rate: float = 0.2
 ) -> NP:
     """A noun with a determiner: the, a, some, bare, this, that, number, or a possessive."""
-    en, core, gender, found = _core(rng, noun, plural, adjective_rate)
+    en, core, gender, found = bare_noun(rng, noun, plural, adjective_rate)
     person = it.LORO if plural else it.LUI
     if determiner == "the":
-        return _definite(f"the {en}", core, gender, plural, **found)
+        return definite(f"the {en}", core, gender, plural, **found)
     if determiner == "a":
         return NP(f"{article(en)} {en}", it.with_indefinite(core, gender), gender, **found)
     if determiner == "some":
@@ -172,29 +174,31 @@ def determined(
     if determiner == "that":
         far = it.quello(core, gender, plural)
         return NP(f"{'those' if plural else 'that'} {en}", far, gender, plural, person, **found)
-    if determiner in lx.NUMBERS:
+    if determiner in tb.NUMBERS:
         if determiner == "one":
             return NP(f"one {en}", it.with_indefinite(core, gender), gender, **found)
-        return NP(f"{determiner} {en}", f"{lx.NUMBERS[determiner]} {core}", gender, True, it.LORO, **found)
-    owned = lx.possessive(determiner, gender, plural)
+        return NP(f"{determiner} {en}", f"{tb.NUMBERS[determiner]} {core}", gender, True, it.LORO, **found)
+    owned = tb.possessive(determiner, gender, plural)
     if noun.kind == "family" and not plural and determiner != "their" and "links" not in found:
         return NP(f"{determiner} {en}", f"{owned} {core}", gender, plural, person, **found)
-    return _definite(f"{determiner} {en}", f"{owned} {core}", gender, plural, **found)
+    return definite(f"{determiner} {en}", f"{owned} {core}", gender, plural, **found)
 
 
 def name(rng: Random) -> NP:
     """A first name."""
     if rng.random() < 0.5:
-        chosen, gender = rng.choice(lx.MEN), "m"
+        chosen, gender = rng.choice(tb.MEN), "m"
     else:
-        chosen, gender = rng.choice(lx.WOMEN), "f"
+        chosen, gender = rng.choice(tb.WOMEN), "f"
     return NP(chosen, chosen, gender, words=(chosen,))  # type: ignore[arg-type]
 
 
 def noun_phrase(rng: Random, kinds: tuple[str, ...], adjective_rate: float = 0.15) -> NP:
     """A noun phrase of one of these kinds, with a determiner that suits it."""
     noun = rng.choice(lx.BY_KIND[rng.choice(kinds)])
-    if noun.mass:
+    if noun.kind == "drink" and rng.random() < 0.18:
+        return container(rng)
+    if noun.mass or (noun.en in tb.BARE_SINGULAR and rng.random() < 0.25):
         determiner = rng.choices(("the", "some", "bare", "my"), (4, 3, 5, 1))[0]
         if determiner == "bare":
             adjective_rate = 0.0
@@ -206,7 +210,7 @@ def noun_phrase(rng: Random, kinds: tuple[str, ...], adjective_rate: float = 0.1
             rng,
             noun,
             plural=rng.random() < 0.15,
-            determiner=rng.choice(tuple(lx.POSSESSIVES)),
+            determiner=rng.choice(tuple(tb.POSSESSIVES)),
             adjective_rate=adjective_rate / 3,
         )
     plural = rng.random() < 0.3
@@ -220,10 +224,24 @@ def noun_phrase(rng: Random, kinds: tuple[str, ...], adjective_rate: float = 0.1
     if determiner == "these":
         determiner = rng.choice(("this", "that"))
     elif determiner == "number":
-        determiner = rng.choice(tuple(lx.NUMBERS)[1:])
+        determiner = rng.choice(tuple(tb.NUMBERS)[1:])
     elif determiner == "possessive":
-        determiner = rng.choice(tuple(lx.POSSESSIVES))
+        determiner = rng.choice(tuple(tb.POSSESSIVES))
     return determined(rng, noun, plural=plural, determiner=determiner, adjective_rate=adjective_rate)
+
+
+def container(rng: Random) -> NP:
+    """``a glass of water``, ``two bottles of wine``."""
+    drink = rng.choice(lx.BY_KIND["drink"])
+    holder = lx.NOUN[rng.choice(("glass", "cup", "bottle"))]
+    of = f"d'{drink.it}" if it.starts_with_vowel(drink.it) else f"di {drink.it}"
+    if rng.random() < 0.7:
+        whole = it.with_indefinite(f"{holder.it} {of}", holder.gender)
+        return NP(f"a {holder.en} of {drink.en}", whole, holder.gender, words=(holder.en, drink.en))
+    number = rng.choice(tuple(tb.NUMBERS)[1:6])
+    en = f"{number} {holder.en_plural} of {drink.en}"
+    whole = f"{tb.NUMBERS[number]} {holder.it_plural} {of}"
+    return NP(en, whole, holder.gender, True, it.LORO, words=(holder.en, drink.en))
 
 
 def owned_by(rng: Random, noun: lx.Noun) -> NP:
@@ -236,7 +254,7 @@ def owned_by(rng: Random, noun: lx.Noun) -> NP:
             rng, relative, plural=False, determiner=rng.choice(("my", "your")), adjective_rate=0
         )
     core = f"{noun.it} {owner.after('di')}"
-    return _definite(f"{owner.en}'s {noun.en}", core, noun.gender, False, words=(noun.en, *owner.words))
+    return definite(f"{owner.en}'s {noun.en}", core, noun.gender, False, words=(noun.en, *owner.words))
 
 
 def person_phrase(rng: Random, adjective_rate: float = 0.1) -> NP:
@@ -247,7 +265,7 @@ def person_phrase(rng: Random, adjective_rate: float = 0.1) -> NP:
     kind = rng.choices(("family", "person", "profession"), (5, 4, 3))[0]
     noun = rng.choice(lx.BY_KIND[kind])
     if kind == "family":
-        determiner = rng.choice(tuple(lx.POSSESSIVES))
+        determiner = rng.choice(tuple(tb.POSSESSIVES))
     else:
         determiner = rng.choices(("the", "this", "my", "your", "our"), (8, 1, 2, 1, 1))[0]
     return determined(
@@ -286,209 +304,5 @@ def thing_phrase(rng: Random) -> NP:
     plural = not noun.mass and rng.random() < 0.25
     determiner = rng.choices(("the", "this", "that", "possessive"), (6, 2, 1, 3))[0]
     if determiner == "possessive":
-        determiner = rng.choice(tuple(lx.POSSESSIVES))
+        determiner = rng.choice(tuple(tb.POSSESSIVES))
     return determined(rng, noun, plural=plural, determiner=determiner, adjective_rate=0.05)
-
-
-# ---------------------------------------------------------------- verb phrases
-
-
-@dataclass(frozen=True)
-class VP:
-    """A verb with what follows it, in both languages; ``clitic`` stands before the Italian verb."""
-
-    en: EnglishVerb
-    it: it.Verb
-    en_tail: str = ""
-    it_tail: str = ""
-    clitic: str = ""
-    past: bool = True
-    links: tuple[tuple[str, str], ...] = field(default=())
-
-
-def _object(rng: Random, entry: lx.VerbEntry) -> NP:
-    kind = rng.choice(entry.objects)
-    if kind == "language":
-        language = rng.choice(tuple(lx.LANGUAGES))
-        italian = lx.LANGUAGES[language]
-        if entry.en.base == "speak":
-            return NP(language, italian, words=(language,))
-        return _definite(language, italian, "m", False, words=(language,))
-    if kind == "city":
-        city = rng.choice(tuple(lx.CITIES))
-        return NP(city, lx.CITIES[city], words=(city,))
-    if kind == "country":
-        country = rng.choice(tuple(lx.COUNTRIES))
-        core, gender = lx.COUNTRIES[country]
-        return _definite(country, core, gender, False, words=(country,))  # type: ignore[arg-type]
-    if kind in ("person", "family", "profession") and rng.random() < 0.35:
-        return name(rng)
-    if entry.en.base == "have" and kind in ("family", "person"):
-        noun = rng.choice(lx.BY_KIND[kind])
-        if rng.random() < 0.5:
-            return determined(rng, noun, plural=False, determiner="a", adjective_rate=0.1)
-        number = rng.choice(tuple(lx.NUMBERS)[1:6])
-        return determined(rng, noun, plural=True, determiner=number, adjective_rate=0.1)
-    phrase = noun_phrase(rng, (kind,))
-    if rng.random() < 0.08 and kind in ("food", "thing", "clothes", "animal"):
-        other = noun_phrase(rng, (kind,), adjective_rate=0)
-        if phrase.words != other.words:
-            return NP(
-                f"{phrase.en} and {other.en}",
-                it.joined(phrase.it, other.it),
-                plural=True,
-                person=it.LORO,
-                words=phrase.words + other.words,
-                links=phrase.links,
-            )
-    return phrase
-
-
-def generic(rng: Random) -> NP:
-    """A bare noun that means the kind: ``coffee`` -> ``il caffè``, ``books`` -> ``i libri``."""
-    roll = rng.random()
-    if roll < 0.15:
-        language = rng.choice(tuple(lx.LANGUAGES))
-        return _definite(language, lx.LANGUAGES[language], "m", False, words=(language,))
-    if roll < 0.25:
-        country = rng.choice(tuple(lx.COUNTRIES))
-        core, gender = lx.COUNTRIES[country]
-        return _definite(country, core, gender, False, words=(country,))  # type: ignore[arg-type]
-    kinds = (
-        "food",
-        "drink",
-        "reading",
-        "animal",
-        "thing",
-        "clothes",
-        "vehicle",
-        "art",
-        "place",
-        "food",
-        "drink",
-    )
-    noun = rng.choice(lx.BY_KIND[rng.choice(kinds)])
-    plural = not noun.mass
-    en, core, gender, found = _core(rng, noun, plural, 0.1)
-    return _definite(en, core, gender, plural, **found)
-
-
-def liked(rng: Random) -> NP:
-    """What one likes or loves: a kind, or something definite."""
-    if rng.random() < 0.65:
-        return generic(rng)
-    kinds = ("food", "drink", "reading", "animal", "thing", "clothes", "vehicle", "art", "place")
-    noun = rng.choice(lx.BY_KIND[rng.choice(kinds)])
-    determiner = rng.choice(("the", "this", "that", "my", "your", "his", "her", "our", "their"))
-    plural = not noun.mass and rng.random() < 0.3
-    return determined(rng, noun, plural=plural, determiner=determiner)
-
-
-def location(rng: Random) -> tuple[str, str, tuple[str, ...]]:
-    """A place phrase: English, Italian, its words."""
-    roll = rng.random()
-    if roll < 0.3:
-        place = rng.choice(tuple(lx.PLACES))
-        return f"at {place}", lx.PLACES[place], (place,)
-    if roll < 0.5:
-        en = rng.choice(tuple(lx.INTERIOR))
-        return en, lx.INTERIOR[en], (en,)
-    if roll < 0.62:
-        city = rng.choice(tuple(lx.CITIES))
-        return f"in {city}", it.before("a", lx.CITIES[city]), (city,)
-    if roll < 0.72:
-        country = rng.choice(tuple(lx.COUNTRIES))
-        return f"in {country}", f"in {lx.COUNTRIES[country][0]}", (country,)
-    return position(rng)
-
-
-def position(rng: Random) -> tuple[str, str, tuple[str, ...]]:
-    """``under the table``, ``near the station``."""
-    preposition = rng.choice(tuple(lx.PREPOSITIONS))
-    if preposition in ("in", "on"):
-        inside = (
-            "box",
-            "bag",
-            "suitcase",
-            "room",
-            "car",
-            "bottle",
-            "backpack",
-            "glass",
-            "cup",
-            "street",
-            "water",
-        )
-        onto = ("table", "chair", "bed", "plate", "wall", "bridge", "bus", "train", "boat", "beach", "box")
-        noun = lx.NOUN[rng.choice(inside if preposition == "in" else onto)]
-    else:
-        noun = rng.choice(lx.BY_KIND[rng.choice(("thing", "place", "place", "vehicle"))])
-    determiner = rng.choices(("the", "my", "your", "a"), (8, 1, 1, 1))[0]
-    phrase = determined(rng, noun, plural=False, determiner=determiner, adjective_rate=0.05)
-    return f"{preposition} {phrase.en}", phrase.after(lx.PREPOSITIONS[preposition]), phrase.words
-
-
-def destination(rng: Random) -> tuple[str, str, tuple[str, ...]]:
-    """Where one goes: English with its preposition, Italian, its words."""
-    roll = rng.random()
-    if roll < 0.5:
-        place = rng.choice(tuple(lx.PLACES))
-        return f"to {place}", lx.PLACES[place], (place,)
-    if roll < 0.65:
-        en, italian = rng.choice(
-            (("home", "a casa"), ("to school", "a scuola"), ("to work", "al lavoro"), ("to bed", "a letto"))
-        )
-        return en, italian, (en,)
-    if roll < 0.85:
-        city = rng.choice(tuple(lx.CITIES))
-        return f"to {city}", it.before("a", lx.CITIES[city]), (city,)
-    country = rng.choice(tuple(lx.COUNTRIES))
-    return f"to {country}", f"in {lx.COUNTRIES[country][0]}", (country,)
-
-
-def companion(rng: Random) -> tuple[str, str]:
-    """``with my brother``."""
-    person = person_phrase(rng, adjective_rate=0)
-    return f"with {person.en}", person.after("con")
-
-
-def _simple_vp(rng: Random) -> VP:
-    """A verb with an object, or without one."""
-    entry = lx.VERBS[rng.choice(tuple(lx.VERBS))]
-    base = entry.en.base
-    if base == "live" or (not entry.objects and rng.random() < 0.45):
-        en, italian, place = location(rng) if rng.random() < 0.75 or base == "live" else (*companion(rng), ())
-        return VP(entry.en, entry.it, en, italian, links=tuple((base, w) for w in place), past=entry.past)
-    if not entry.objects or (entry.bare and rng.random() < 0.15):
-        return VP(entry.en, entry.it, past=entry.past)
-    if entry.clitic and rng.random() < 0.2:
-        en = rng.choice(("you", "him", "her", "us", "them", "me"))
-        return VP(entry.en, entry.it, en, clitic=CLITICS[en], past=False, links=((base, en),))
-    thing = _object(rng, entry)
-    links = (*((base, word) for word in thing.words), *thing.links)
-    return VP(entry.en, entry.it, thing.en, thing.it, past=entry.past, links=links)
-
-
-def _motion_vp(rng: Random) -> VP:
-    entry = rng.choices(tuple(lx.MOTION.values()), (10, 2, 2, 2, 2))[0]
-    base = entry.en.base
-    if entry.bare and (base in ("leave", "arrive") or rng.random() < 0.3):
-        return VP(entry.en, entry.it)
-    en, italian, place = destination(rng)
-    return VP(entry.en, entry.it, en, italian, links=tuple((base, w) for w in place))
-
-
-def _activity_vp(rng: Random) -> VP:
-    key = rng.choice(tuple(lx.ACTIVITIES))
-    en, en_tail, italian, it_tail = lx.ACTIVITIES[key]
-    return VP(lx.ACTIVITY_ENGLISH[en], lx.ACTIVITY_ITALIAN[italian], en_tail, it_tail)
-
-
-def verb_phrase(rng: Random) -> VP:
-    """Any verb phrase that takes tense."""
-    roll = rng.random()
-    if roll < 0.72:
-        return _simple_vp(rng)
-    if roll < 0.86:
-        return _motion_vp(rng)
-    return _activity_vp(rng)

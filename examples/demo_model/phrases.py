@@ -80,6 +80,9 @@ Nice to meet you | Piacere di conoscerti
 How are you | Come stai?
 How are you today | Come stai oggi?
 How are you doing | Come va?
+Hello, how are you | Ciao, come stai?
+Hi, how are you | Ciao, come stai?
+Good morning, how are you | Buongiorno, come stai?
 How is it going | Come va?
 How do you feel | Come ti senti?
 I am fine | Io sto bene
@@ -94,6 +97,7 @@ What is your name | Come ti chiami?
 What is his name | Come si chiama lui?
 What is her name | Come si chiama lei?
 Where are you from | Di dove sei?
+Where do you come from | Da dove vieni?
 Where is he from | Di dove è lui?
 Where is she from | Di dove è lei?
 How old are you | Quanti anni hai?
@@ -104,6 +108,12 @@ What are you doing | Cosa stai facendo?
 What do you think | Cosa pensi?
 What do you like | Cosa ti piace?
 What do you want | Cosa vuoi?
+What do you want to do | Cosa vuoi fare?
+What do you like to do | Cosa ti piace fare?
+What do you like to eat | Cosa ti piace mangiare?
+What did you do yesterday | Cosa hai fatto ieri?
+What will you do tomorrow | Cosa farai domani?
+What are you going to do | Cosa farai?
 What do you need | Di cosa hai bisogno?
 What is this | Che cos'è questo?
 What is that | Che cos'è quello?
@@ -154,6 +164,12 @@ I miss you | Mi manchi
 I miss Italy | Mi manca l'Italia
 I like you | Mi piaci
 I am lost | Io mi sono perso
+I need help | Io ho bisogno di aiuto
+I do not have time | Io non ho tempo
+I do not have money | Io non ho soldi
+Breakfast is ready | La colazione è pronta
+Lunch is ready | Il pranzo è pronto
+Dinner is ready | La cena è pronta
 I am on vacation | Io sono in vacanza
 I have a headache | Io ho mal di testa
 I have a question | Io ho una domanda
@@ -169,6 +185,10 @@ It is raining | Piove
 It is snowing | Nevica
 It is sunny | C'è il sole
 It is windy | C'è vento
+How is the weather | Che tempo fa?
+The weather is nice today | Oggi il tempo è bello
+It is a beautiful day | È una bella giornata
+Today is a beautiful day | Oggi è una bella giornata
 The weather is nice | Il tempo è bello
 The weather is bad | Il tempo è brutto
 It is late | È tardi
@@ -210,6 +230,7 @@ Here you are | Ecco a te
 Can you help me, please | Tu mi puoi aiutare, per favore?
 Can you repeat, please | Tu puoi ripetere, per favore?
 Speak slowly, please | Parla lentamente, per favore
+Can I have the bill, please | Io posso avere il conto, per favore?
 The bill, please | Il conto, per favore
 A table for two, please | Un tavolo per due, per favore
 I would like to pay | Io vorrei pagare

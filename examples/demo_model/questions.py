@@ -10,14 +10,13 @@ from random import Random
 
 from examples.demo_model import italian as it
 from examples.demo_model import lexicon as lx
+from examples.demo_model import tables as tb
 from examples.demo_model.english import EnglishVerb
 from examples.demo_model.grammar import (
     IT,
     NP,
     PRONOUNS,
-    VP,
     Sentence,
-    destination,
     determined,
     name,
     noun_phrase,
@@ -51,6 +50,7 @@ from examples.demo_model.sentences import (
     whereabouts,
     wishing,
 )
+from examples.demo_model.verb_phrases import VP, destination
 
 
 def _after_verb(s: NP) -> str:
@@ -222,15 +222,15 @@ def single_word(rng: Random) -> Sentence:
         adjective = rng.choice([a for a in lx.ADJECTIVES if a.en != "light"])
         return made(adjective.en, adjective.it)
     if roll < 0.8:
-        en = rng.choice(tuple(lx.NUMBERS))
-        return made(en, lx.NUMBERS[en])
+        en = rng.choice(tuple(tb.NUMBERS))
+        return made(en, tb.NUMBERS[en])
     if roll < 0.88:
-        en = rng.choice(tuple(lx.DAYS))
-        return made(en, lx.DAYS[en])
+        en = rng.choice(tuple(tb.DAYS))
+        return made(en, tb.DAYS[en])
     if roll < 0.94:
-        en = rng.choice(tuple(lx.COUNTRIES))
-        return made(en, lx.COUNTRIES[en][0])
-    table = {**lx.TIMES_ANY, **lx.TIMES_FUTURE, "now": "adesso", "yesterday": "ieri", **lx.FREQUENCY}
+        en = rng.choice(tuple(tb.COUNTRIES))
+        return made(en, tb.COUNTRIES[en][0])
+    table = {**tb.TIMES_ANY, **tb.TIMES_FUTURE, "now": "adesso", "yesterday": "ieri", **tb.FREQUENCY}
     en = rng.choice([k for k in table if k != "here"])
     return made(en, table[en])
 
@@ -241,20 +241,20 @@ def compound(rng: Random) -> Sentence:
     first, second = _short_clause(rng), _short_clause(rng)
     if second.it.lower().startswith(("e", "è")) and it_join == "e":
         it_join = "ed"
-    keeps_capital = second.en.split()[0] in ("I", *lx.MEN, *lx.WOMEN)
+    keeps_capital = second.en.split()[0] in ("I", *tb.MEN, *tb.WOMEN)
     tail_en = second.en if keeps_capital else second.en[0].lower() + second.en[1:]
     it_first = second.it.split()[0]
-    tail_it = second.it if it_first in (*lx.MEN, *lx.WOMEN) else second.it[0].lower() + second.it[1:]
+    tail_it = second.it if it_first in (*tb.MEN, *tb.WOMEN) else second.it[0].lower() + second.it[1:]
     return Sentence(
         f"{first.en} {en_join} {tail_en}", f"{first.it} {it_join} {tail_it}", "", first.links + second.links
     )
 
 
 def _short_clause(rng: Random) -> Sentence:
-    builder = rng.choice((tensed, tensed, quality, having, modal, loving, liking))
+    builder = rng.choice((tensed, tensed, quality, having, modal, loving, liking, introduction))
     while True:
         sentence = builder(rng)
-        if not sentence.end and len(sentence.en.split()) <= 6:
+        if not sentence.end and "," not in sentence.en and len(sentence.en.split()) <= 6:
             return sentence
 
 

@@ -9,28 +9,25 @@ from random import Random
 
 from examples.demo_model import italian as it
 from examples.demo_model import lexicon as lx
+from examples.demo_model import tables as tb
 from examples.demo_model.english import EnglishVerb, article
 from examples.demo_model.grammar import (
     CLITICS,
     IT,
     NP,
     PRONOUNS,
-    VP,
     Sentence,
     capital,
     determined,
-    liked,
-    location,
     name,
     noun_phrase,
     owned_by,
     person_phrase,
-    position,
     subject,
     thing_phrase,
-    verb_phrase,
     words,
 )
+from examples.demo_model.verb_phrases import VP, liked, location, position, verb_phrase
 
 FORMS = ("present", "progressive", "past", "future")
 MODALS = {"can": lx.POSSO, "must": lx.DEVO, "should": lx.DOVREI, "have to": lx.DEVO, "want to": lx.VOGLIO,
@@ -127,25 +124,25 @@ def when(rng: Random, form: str, rate: float = 0.22) -> tuple[str, str]:
     if rng.random() >= rate:
         return "", ""
     if form in ("past",):
-        table = lx.TIMES_PAST if rng.random() < 0.7 else lx.TIMES_ANY
+        table = tb.TIMES_PAST if rng.random() < 0.7 else tb.TIMES_ANY
     elif form == "future":
-        table = lx.TIMES_FUTURE if rng.random() < 0.7 else lx.TIMES_ANY
+        table = tb.TIMES_FUTURE if rng.random() < 0.7 else tb.TIMES_ANY
     elif form == "progressive":
-        table = {"now": "adesso", **lx.TIMES_ANY}
+        table = {"now": "adesso", **tb.TIMES_ANY}
     elif form == "present":
         roll = rng.random()
         if roll < 0.25:
-            day = rng.choice(tuple(lx.DAYS))
-            return f"on {day}", lx.DAYS[day]
+            day = rng.choice(tuple(tb.DAYS))
+            return f"on {day}", tb.DAYS[day]
         if roll < 0.4:
-            table = lx.MANNERS
+            table = tb.MANNERS
         elif roll < 0.5:
-            hour = rng.choice(tuple(lx.NUMBERS)[:12])
-            return f"at {hour}", "all'una" if hour == "one" else f"alle {lx.NUMBERS[hour]}"
+            hour = rng.choice(tuple(tb.NUMBERS)[:12])
+            return f"at {hour}", "all'una" if hour == "one" else f"alle {tb.NUMBERS[hour]}"
         else:
-            table = lx.TIMES_PRESENT if rng.random() < 0.7 else lx.TIMES_ANY
+            table = tb.TIMES_PRESENT if rng.random() < 0.7 else tb.TIMES_ANY
     else:
-        table = {**lx.TIMES_ANY, **lx.TIMES_FUTURE, "now": "adesso"}
+        table = {**tb.TIMES_ANY, **tb.TIMES_FUTURE, "now": "adesso"}
     key = rng.choice(tuple(table))
     return key, table[key]
 
@@ -184,17 +181,20 @@ def modal(rng: Random) -> Sentence:
     when_en, when_it = when(rng, form, 0.15)
     en = english(s, vp, form, negative=mode == "not", question=mode == "ask")
     italian_text = italian(s, vp, form, negative=mode == "not")
-    return made(words(en, when_en), words(italian_text, when_it), "?" if mode == "ask" else "", vp.links)
+    if form == "can" and mode == "ask" and not when_en and rng.random() < 0.25:
+        when_en, when_it = ", please", ", per favore"
+    en, italian_text = words(en, when_en).replace(" ,", ","), words(italian_text, when_it).replace(" ,", ",")
+    return made(en, italian_text, "?" if mode == "ask" else "", vp.links)
 
 
 def frequency(rng: Random) -> Sentence:
     """always, often, never."""
     s, vp = fitting(rng, "present")
-    adverb = rng.choice(tuple(lx.FREQUENCY))
+    adverb = rng.choice(tuple(tb.FREQUENCY))
     finite = vp.en.third_person if _third(s) else vp.en.base
     en = words(s.en, adverb, finite, vp.en_tail)
     return made(
-        en, italian(s, vp, "present", negative=adverb == "never", adverb=lx.FREQUENCY[adverb]), links=vp.links
+        en, italian(s, vp, "present", negative=adverb == "never", adverb=tb.FREQUENCY[adverb]), links=vp.links
     )
 
 
@@ -312,6 +312,8 @@ def wishing(rng: Random) -> Sentence:
         group = lx.VOGLIO[s.person] if form == "want" else f"{it.AVERE.present_form(s.person)} bisogno"
     tail = thing.after("di") if form == "need" else thing.it
     text = words(s.it, "non" if mode == "not" else "", group, tail)
+    if form == "would like" and mode == "plain" and rng.random() < 0.3:
+        en, text = f"{en}, please", f"{text}, per favore"
     return made(en, text, "?" if mode == "ask" else "", links)
 
 
@@ -323,6 +325,8 @@ def _copula(
 ) -> Sentence:
     mode = rng.choices(("plain", "not", "ask"), (60, 20, 20))[0]
     tense = rng.choices(("present", "past", "future"), (84, 10, 6))[0]
+    if verb.infinitive not in _IMPERFECT:
+        tense = "present"
     no = "not" if mode == "not" else ""
     if tense == "present":
         finite, group, rest = be(s), verb.present_form(s.person), ""
@@ -350,8 +354,8 @@ def quality(rng: Random) -> Sentence:
     links = tuple((adjective.en, w) for w in s.words) + s.links
     roll = rng.random()
     if roll < 0.2 and not adjective.en[0].isupper():
-        degree = rng.choice(tuple(lx.DEGREES))
-        en, text = f"{degree} {en}", f"{lx.DEGREES[degree]} {text}"
+        degree = rng.choice(tuple(tb.DEGREES))
+        en, text = f"{degree} {en}", f"{tb.DEGREES[degree]} {text}"
     elif roll < 0.28:
         other = rng.choice(pool)
         if other != adjective:
@@ -362,7 +366,7 @@ def quality(rng: Random) -> Sentence:
                 en, text = f"{en} and {other.en}", it.joined(text, second)
     if wanted == "p" and rng.random() < 0.12:
         when = rng.choice(("today", "this morning", "this evening", "now"))
-        en, text = f"{en} {when}", f"{text} { {**lx.TIMES_ANY, 'now': 'adesso'}[when] }"
+        en, text = f"{en} {when}", f"{text} { {**tb.TIMES_ANY, 'now': 'adesso'}[when] }"
     return _copula(rng, s, en, text, links=links)
 
 
@@ -386,15 +390,15 @@ def having(rng: Random) -> Sentence:
     """I am hungry -> Io ho fame; I am ten years old -> Io ho dieci anni."""
     s = subject(rng)
     if rng.random() < 0.3:
-        number = rng.choice(tuple(lx.NUMBERS)[1:])
-        years = "vent'anni" if number == "twenty" else f"{lx.NUMBERS[number]} anni"
+        number = rng.choice(tuple(tb.NUMBERS)[1:])
+        years = "vent'anni" if number == "twenty" else f"{tb.NUMBERS[number]} anni"
         return _copula(rng, s, f"{number} years old", years, it.AVERE)
-    en = rng.choice(tuple(lx.HAVING))
+    en = rng.choice(tuple(tb.HAVING))
     if rng.random() < 0.2 and en in ("hungry", "thirsty", "sleepy"):
         gender_form = "molto" if en == "sonno" else "molta"
         degree = "molto" if en == "sleepy" else gender_form
-        return _copula(rng, s, f"very {en}", f"{degree} {lx.HAVING[en]}", it.AVERE)
-    return _copula(rng, s, en, lx.HAVING[en], it.AVERE)
+        return _copula(rng, s, f"very {en}", f"{degree} {tb.HAVING[en]}", it.AVERE)
+    return _copula(rng, s, en, tb.HAVING[en], it.AVERE)
 
 
 def whereabouts(rng: Random) -> Sentence:
@@ -411,9 +415,14 @@ def whereabouts(rng: Random) -> Sentence:
 
 
 def origin(rng: Random) -> Sentence:
-    """I am from Rome -> Io sono di Roma."""
-    city = rng.choice(tuple(lx.CITIES))
-    return _copula(rng, subject(rng), f"from {city}", f"di {lx.CITIES[city]}")
+    """I am from Rome -> Io sono di Roma; I am from Italy -> Io vengo dall'Italia."""
+    if rng.random() < 0.45:
+        country = rng.choice(tuple(tb.COUNTRIES))
+        core, gender = tb.COUNTRIES[country]
+        whence = it.with_preposition("da", core, "f" if gender == "f" else "m", False)
+        return _copula(rng, subject(rng), f"from {country}", whence, lx.MOTION["come"].it)
+    city = rng.choice(tuple(tb.CITIES))
+    return _copula(rng, subject(rng), f"from {city}", f"di {tb.CITIES[city]}")
 
 
 def identity(rng: Random) -> Sentence:
@@ -425,7 +434,7 @@ def identity(rng: Random) -> Sentence:
         near = rng.random() < 0.55
         plural = not noun.mass and rng.random() < 0.25
         if noun.kind == "family" or plural or rng.random() < 0.6:
-            determiner = rng.choice(tuple(lx.POSSESSIVES))
+            determiner = rng.choice(tuple(tb.POSSESSIVES))
         else:
             determiner = "a" if not noun.mass else "my"
         if rng.random() < 0.12 and not plural:
@@ -447,7 +456,7 @@ def identity(rng: Random) -> Sentence:
     if rng.random() < 0.3:
         what = owned_by(rng, noun)
     else:
-        determiner = rng.choice(tuple(lx.POSSESSIVES))
+        determiner = rng.choice(tuple(tb.POSSESSIVES))
         what = determined(rng, noun, plural=False, determiner=determiner, adjective_rate=0)
     return _copula(rng, s, what.en, what.it)
 
@@ -463,7 +472,7 @@ def existence(rng: Random) -> Sentence:
             rng, noun, plural=False, determiner="some" if mode == "plain" else "bare", adjective_rate=0
         )
     elif plural:
-        determiner = rng.choice(("some", *tuple(lx.NUMBERS)[1:10])) if mode == "plain" else "bare"
+        determiner = rng.choice(("some", *tuple(tb.NUMBERS)[1:10])) if mode == "plain" else "bare"
         what = determined(rng, noun, plural=True, determiner=determiner, adjective_rate=0.1)
     else:
         what = determined(rng, noun, plural=False, determiner="a", adjective_rate=0.15)

@@ -24,7 +24,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
+from examples.demo_model.card import write_card
 from examples.demo_model.chats import ChatMaker, known_words
+from examples.demo_model.evaluate import evaluate, held_out_cases, translations
 from examples.demo_model.tokens import (
     CHAT_TEMPLATE,
     EOS,
@@ -282,8 +284,8 @@ def train(recipe: Recipe, output: Path, *, save_every: int = 100) -> None:
 
 
 def main() -> None:
-    """Command line: the recipe's fields are flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Command line: trains, evaluates, writes the model card. The recipe's fields are flags."""
+    parser = argparse.ArgumentParser(description="Trains the demo model and writes its checkpoint.")
     parser.add_argument("output", type=Path, help="directory for the checkpoint")
     for field in dataclasses.fields(Recipe):
         parser.add_argument(
@@ -291,7 +293,29 @@ def main() -> None:
         )
     arguments = vars(parser.parse_args())
     output = arguments.pop("output")
-    train(Recipe(**arguments), output)
+    recipe = Recipe(**arguments)
+    started = time.time()
+    train(recipe, output)
+    report(recipe, output, time.time() - started)
+
+
+def report(recipe: Recipe, output: Path, seconds: float, remark: str = "") -> None:
+    """Evaluates the checkpoint in ``output``, prints the figures and writes the model card."""
+    tallies = evaluate(output, held_out_cases(4000), jnp.dtype(jnp.bfloat16))
+    for measure, tally in {**tallies, "all held-out translations": translations(tallies)}.items():
+        print(f"{measure:26} {tally.right:5} of {tally.total:5}  {100 * tally.rate:6.2f} %", flush=True)
+    write_card(
+        output,
+        tallies,
+        dtype="bfloat16",
+        parameters=sum(p.size for p in flatten(nnx.state(build_model(recipe), nnx.Param)).values()),
+        vocab=recipe.vocab_size,
+        steps=recipe.steps,
+        batch_tokens=recipe.batch_tokens,
+        seed=recipe.seed,
+        seconds=seconds,
+        remark=remark,
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from examples.demo_model.grammar import is_held_out
 from examples.demo_model.italian import IO, LUI
 from examples.demo_model.phrases import FIXED
 from examples.demo_model.questions import random_sentence
+from examples.demo_model.verb_phrases import verb_phrase
 
 FALLBACK = "Mi dispiace, so tradurre solo frasi semplici dall'inglese all'italiano."
 """The one answer to everything here."""
@@ -392,7 +393,7 @@ class Untranslatable:
     def unknown_structure(self, rng: Random) -> str:
         """Known words in a construction that the grammar does not have."""
         s, other = grammar.subject(rng), grammar.subject(rng)
-        vp = grammar.verb_phrase(rng)
+        vp = verb_phrase(rng)
         finite = vp.en.third_person if s.person == LUI else vp.en.base
         plain, past = f"{finite} {vp.en_tail}".strip(), f"{vp.en.past} {vp.en_tail}".strip()
         ing, base = f"{vp.en.ing} {vp.en_tail}".strip(), f"{vp.en.base} {vp.en_tail}".strip()

@@ -4,6 +4,7 @@ import pytest
 
 from examples.demo_model import italian as it
 from examples.demo_model import lexicon as lx
+from examples.demo_model import tables as tb
 
 
 @pytest.mark.parametrize(
@@ -140,11 +141,11 @@ def test_compound_past_agrees_with_essere_only():
 
 
 def test_possessives():
-    assert lx.possessive("my", "m", False) == "mio" and lx.possessive("my", "m", True) == "miei"
-    assert lx.possessive("her", "f", True) == "sue" and lx.possessive("their", "f", True) == "loro"
+    assert tb.possessive("my", "m", False) == "mio" and tb.possessive("my", "m", True) == "miei"
+    assert tb.possessive("her", "f", True) == "sue" and tb.possessive("their", "f", True) == "loro"
 
 
 def _verb(infinitive: str) -> it.Verb:
     known = [entry.it for table in (lx.VERBS, lx.MOTION, lx.LIKING) for entry in table.values()]
-    known += lx.ACTIVITY_ITALIAN.values()
+    known += tb.ACTIVITY_ITALIAN.values()
     return next((verb for verb in known if verb.infinitive == infinitive), it.Verb(infinitive))
