@@ -117,14 +117,14 @@ class EngineConfig:
         Raises:
             TypeError: a name is no setting of any group; the text names it.
         """
-        groups = {group.name: group.default_factory for group in dataclasses.fields(cls)}
+        groups: dict[str, Any] = {group.name: group.default_factory for group in dataclasses.fields(cls)}
+        owner = {f.name: name for name, group in groups.items() for f in dataclasses.fields(group)}
         chosen: dict[str, dict[str, Any]] = {name: {} for name in groups}
         for key, value in settings.items():
-            owners = [n for n, g in groups.items() if key in {f.name for f in dataclasses.fields(g)}]  # type: ignore[arg-type]
-            if not owners:
+            if key not in owner:
                 raise TypeError(f"unknown engine setting {key!r}")
-            chosen[owners[0]][key] = value
-        return cls(**{name: groups[name](**values) for name, values in chosen.items()})  # type: ignore[operator, misc]
+            chosen[owner[key]][key] = value
+        return cls(**{name: groups[name](**values) for name, values in chosen.items()})
 
     def validate(self) -> None:
         """Checks what can be checked without a device or a checkpoint.

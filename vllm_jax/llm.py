@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from tqdm.auto import tqdm
 
@@ -164,14 +164,16 @@ class LLM:
         The conversation is rendered by ``chat_template``, else by the one given to the constructor, else by
         the model's own. The other arguments are as for :meth:`generate`.
         """
-        one = bool(messages) and isinstance(messages[0], Mapping)
-        conversations = [messages] if one else list(messages)
+        conversations = cast(
+            "list[Sequence[Message]]",
+            [messages] if messages and isinstance(messages[0], Mapping) else list(messages),
+        )
         template = self._chat_template(chat_template)
         tokenizer = self.get_tokenizer()
         prompts: list[Prompt] = []
         for conversation in conversations:
             text = template.render(
-                [dict(m) for m in conversation],  # type: ignore[call-overload]
+                conversation,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=tools,
@@ -201,10 +203,11 @@ class LLM:
 
     def _request(self, prompt: Prompt, params: SamplingParams, priority: int) -> Request:
         text: str | None
-        if isinstance(prompt, Mapping) and "prompt_token_ids" in prompt:
-            text, ids = None, list(prompt["prompt_token_ids"])
+        given = {"prompt": prompt} if isinstance(prompt, str) else cast("dict[str, Any]", prompt)
+        if "prompt_token_ids" in given:
+            text, ids = None, list(given["prompt_token_ids"])
         else:
-            text = prompt if isinstance(prompt, str) else prompt["prompt"]
+            text = given["prompt"]
             ids = self.get_tokenizer().encode(text, add_special_tokens=True)
         return Request(str(next(self._ids)), ids, params, text, priority)
 

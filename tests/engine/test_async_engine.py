@@ -50,7 +50,7 @@ async def test_deltas_add_up(engine) -> None:
     whole = await collect(engine.generate("whole", [5, 6, 7], SHORT))
     deltas = [delta async for delta in engine.generate("deltas", [5, 6, 7], SHORT)]
     assert [d.finished for d in deltas] == [False] * (len(deltas) - 1) + [True]
-    assert sum((d.outputs[0].token_ids for d in deltas), []) == whole.outputs[0].token_ids
+    assert [t for d in deltas for t in d.outputs[0].token_ids] == whole.outputs[0].token_ids
     assert "".join(d.outputs[0].text for d in deltas) == whole.outputs[0].text
     assert whole.outputs[0].finish_reason == "length" and len(whole.outputs[0].token_ids) == 6
 

@@ -78,7 +78,7 @@ class _Abort:
 class _Call:
     """Runs ``function`` between two steps."""
 
-    function: Callable[[], None]
+    function: Callable[[], object]
 
 
 class _Stop:

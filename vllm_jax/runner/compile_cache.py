@@ -24,7 +24,8 @@ def keep_compiled_programs(directory: str | None) -> None:
     Raises:
         ConfigError: the directory cannot be made.
     """
-    if directory == "" or (directory is None and jax.config.jax_compilation_cache_dir):
+    configured = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if directory == "" or (directory is None and configured):
         return
     if directory is None:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
