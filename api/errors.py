@@ -135,9 +135,9 @@ def _path(error: Mapping[str, Any]) -> list[str]:
 
 def _describe(error: Mapping[str, Any]) -> str:
     field, given = printable(".".join(_path(error)), MAX_INPUT_CHARS), error.get("input")
-    if not field and isinstance(given, bytes | None):
+    if not field:
         return "The body must be a JSON object, sent with 'Content-Type: application/json'"
-    text = f"{field}: {error['msg']} ({error['type']})" if field else f"{error['msg']} ({error['type']})"
+    text = f"{field}: {error['msg']} ({error['type']})"
     if error["type"] == "missing" or given is None:
         return text
     return f"{text}, got {_echo(given)}"

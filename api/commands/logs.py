@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import logging.config
 
 from api.server_config import LogConfig
 
 _LEVELS = {"trace": "DEBUG"}
+_TIME = "%Y-%m-%d %H:%M:%S"
 
 
 class QuietPaths(logging.Filter):
@@ -24,26 +24,16 @@ class QuietPaths(logging.Filter):
 
 
 def configure_logging(config: LogConfig) -> None:
-    """Called once, by the command that owns the process."""
-    level = _LEVELS.get(config.uvicorn_log_level, config.uvicorn_log_level.upper())
+    """Called once, by the command that owns the process.
+
+    Loggers of other libraries are left alone: theirs go to stderr from WARNING on, as is Python's default.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", _TIME))
+    for name in ("api", "vllm_jax", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(_LEVELS.get(config.uvicorn_log_level, config.uvicorn_log_level.upper()))
+        logger.propagate = False
     quiet = frozenset(filter(None, (config.disable_access_log_for_endpoints or "").split(",")))
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {
-                "line": {
-                    "format": "%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-                    "datefmt": "%Y-%m-%d %H:%M:%S",
-                }
-            },
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-            "loggers": {
-                name: {"level": level, "handlers": ["stderr"], "propagate": False}
-                for name in ("api", "vllm_jax", "uvicorn")
-            },
-            "root": {"level": "WARNING", "handlers": ["stderr"]},
-        }
-    )
-    access = logging.getLogger("uvicorn.access")
-    access.addFilter(QuietPaths(quiet))
+    logging.getLogger("uvicorn.access").filters = [QuietPaths(quiet)]

@@ -99,10 +99,8 @@ class _Server:
     def _on_signal(self) -> None:
         self._signals += 1
         if self._signals == 1:
-            open_requests = self._context.engine.num_requests
-            logger.info(
-                "shutting down: %d requests in flight have %g s to finish", open_requests, self._timeout_s
-            )
+            in_flight = self._context.engine.num_requests
+            logger.info("shutting down; requests in flight: %d, given %g s", in_flight, self._timeout_s)
             self._end_engine(self._timeout_s)
         elif self._signals == 2:
             logger.info("second signal: aborting the requests in flight")
@@ -128,7 +126,7 @@ class _Uvicorn(uvicorn.Server):
     """Uvicorn without its own signal handlers, which would end the process by the signal and not with 0."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Captures nothing."""
         yield
 

@@ -93,8 +93,10 @@ def _bind_unix(path: str) -> socket.socket:
                 raise ConfigError(f"--uds {path} is in use")
             os.unlink(path)  # left behind by a server that is gone
         sock.bind(path)
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         sock.close()
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"--uds {path}: {error.strerror}") from None
     return sock
 

@@ -28,6 +28,7 @@ class Settings:
         self.json_parts: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
         self.config_file: str | None = None
+        self.model: str | None = None
 
     def read(self, argv: Sequence[str]) -> None:
         """Takes in a command line. Raises ConfigError."""
@@ -69,9 +70,9 @@ class Settings:
             self.values[name] = [VALUE_ALIASES.get((name, value), value)]
 
     def _set_model(self, value: str) -> None:
-        given = self.values.setdefault("--model", [value])
-        if given != [value]:
-            raise ConfigError(f"unexpected argument {value!r}: the model is {given[0]!r} already")
+        if self.model is not None:
+            raise ConfigError(f"unexpected argument {value!r}: the model is {self.model!r} already")
+        self.model = value
 
     def _json_part(self, name: str, written: str, rest: list[str], has_value: bool) -> None:
         flag, *path = name.split(".")
@@ -102,6 +103,8 @@ class Settings:
 
     def lay_over(self, below: Settings) -> None:
         """Adds from ``below`` what is not set here."""
+        if self.model is not None:
+            below.values.pop("--model", None)
         for name, values in below.values.items():
             if name not in self.values and _opposite(name) not in self.values:
                 self.values[name] = values
@@ -113,6 +116,8 @@ class Settings:
         """A command line in the one spelling that tyro knows."""
         argv: list[str] = []
         values = dict(self.values)
+        if self.model is not None and values.setdefault("--model", [self.model]) != [self.model]:
+            raise ConfigError(f"the model is {self.model!r}, but --model says {values['--model'][0]!r}")
         for name, parts in self.json_parts.items():
             written = values.get(name, ["{}"])[0]
             try:

@@ -13,18 +13,15 @@ from api.serving.model_names import ServedModels
 from vllm_jax import __version__
 from vllm_jax.engine.info import ModelInfo
 
-_GIB = 2**30
-
 
 def print_summary(
     console: Console, info: ModelInfo, models: ServedModels, config: ServerConfig, url: str, *, chats: bool
 ) -> None:
     """Model, memory, capacity, names, address, and a command to try. ``chats``: there is a chat template."""
-    table = Table(
-        show_header=False, box=None, pad_edge=False, title=f"vllm-jax {__version__}", title_justify="left"
-    )
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
+    console.print(f"\n[bold]vllm-jax {__version__}[/bold] is ready\n", highlight=False)
     for name, value in _rows(info, models, config, url):
         table.add_row(name, value)
     console.print(table)
@@ -60,7 +57,7 @@ def _rows(info: ModelInfo, models: ServedModels, config: ServerConfig, url: str)
         ("Device", f"{info.device}, attention: {info.attention}"),
         (
             "Memory",
-            f"{info.weight_bytes / _GIB:.2f} GiB weights, {info.kv_cache_bytes / _GIB:.2f} GiB KV cache",
+            f"{_bytes(info.weight_bytes)} weights, {_bytes(info.kv_cache_bytes)} KV cache",
         ),
         (
             "KV cache",
@@ -80,6 +77,10 @@ def _rows(info: ModelInfo, models: ServedModels, config: ServerConfig, url: str)
         ("Names", names),
         ("URL", f"{url}/v1 ({openness})"),
     ]
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
 
 
 def _count(number: int) -> str:

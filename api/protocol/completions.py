@@ -13,7 +13,7 @@ from vllm_jax.outputs import FinishReason
 MAX_PROMPTS = 1024
 """Prompts of one request at most."""
 
-_Id = Annotated[int, Field(ge=0, strict=True)]
+_Id = Annotated[int, Field(strict=True)]
 _Ids = Annotated[list[_Id], Field(max_length=MAX_LIST, fail_fast=True)]
 
 

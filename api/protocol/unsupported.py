@@ -101,9 +101,9 @@ def check_fields(request: RequestModel, request_id: str) -> None:
         ApiError: 400, a field of ``REFUSED`` asks for something; ``param`` names it.
     """
     body = request.given
-    for name in body.keys() & REFUSED.keys():
-        if not REFUSED[name].harmless(body[name], body):
-            raise bad_request(f"{name} cannot be honoured. {REFUSED[name].why}", name)
+    for name, refusal in REFUSED.items():
+        if name in body and not refusal.harmless(body[name], body):
+            raise bad_request(f"{name} cannot be honoured. {refusal.why}", name)
     report_unknown(request, request_id)
 
 

@@ -28,9 +28,7 @@ def _error(description: str) -> dict[str, Any]:
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: _error("The request cannot be honoured; the message says which field and why"),
-    401: _error("Missing or wrong API key"),
-    404: _error("No such model"),
-    413: _error("The body is too large"),
+    "4XX": _error("Missing or wrong API key (401), no such model (404), body too large (413)"),
 }
 GENERATION_ERRORS: dict[int | str, dict[str, Any]] = {
     **ERRORS,

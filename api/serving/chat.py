@@ -45,7 +45,7 @@ async def create_chat_completion(
     check_fields(body, request_id)
     model = context.models.resolve(body.model)
     check_stream_fields(body)
-    params = chat_params(body, context.engine.info)
+    params = chat_params(body, context.engine.info, turn_end_ids=context.prompts.turn_end_ids)
     prompt = await while_connected(request.receive, context.prompts.chat(body))
     streams = await context.start(request, request_id, body, [prompt], params)
     answer = _ChatAnswer(context, body, params, AnswerHead(request_id, model), prompt.token_ids)

@@ -12,14 +12,16 @@ from fastapi import Request
 
 from api.errors import ApiError
 from api.protocol.generation import GenerationRequest
-from api.server_config import ServerConfig
+from api.server_config import ApiConfig, ServerConfig
 from api.serving.model_names import ServedModels
 from api.serving.prompts import Prompt, PromptMaker
 from api.serving.request_id import choose_priority
 from api.serving.streams import Deltas
+from vllm_jax.config import EngineConfig
 from vllm_jax.engine.async_engine import AsyncEngine
 from vllm_jax.errors import EngineDeadError
 from vllm_jax.sampling_params import SamplingParams
+from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ class ServedModels:
     def choose(cls, model: str, served_model_name: tuple[str, ...], max_model_len: int) -> ServedModels:
         """The names asked for, else the model's own; the demo model has its own name and alias."""
         if served_model_name:
-            return cls(model, max_model_len, served_model_name)
+            return cls(model, max_model_len, tuple(dict.fromkeys(served_model_name)))
         if model == DEMO_MODEL:
             return cls(model, max_model_len, (DEMO_NAME,), (DEMO_ALIAS,))
         return cls(model, max_model_len, (model,))

@@ -17,7 +17,7 @@ from api.protocol.completions import MAX_PROMPTS, CompletionRequest
 from api.protocol.generation import GenerationRequest
 from api.server_config import ApiConfig
 from vllm_jax.tokenizer.base import Tokenizer
-from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
+from vllm_jax.tokenizer.chat_template import ChatTemplate, request_chat_template
 
 T = TypeVar("T")
 
@@ -52,6 +52,14 @@ class PromptMaker:
     def has_template(self) -> bool:
         """Whether conversations can be rendered."""
         return self._template is not None
+
+    @property
+    def turn_end_ids(self) -> list[int]:
+        """Tokens that end an answer by the template's own format, beside the model's EOS."""
+        if self._template is None or self._tokenizer is None:
+            return []
+        found = [self._tokenizer.token_to_id(token) for token in self._template.stop_tokens]
+        return [token_id for token_id in found if token_id is not None]
 
     def close(self) -> None:
         """Ends the threads."""
@@ -143,7 +151,9 @@ class PromptMaker:
                     "--trust-request-chat-template.",
                     "chat_template",
                 )
-            template = load_chat_template(tokenizer, body.chat_template)
+            template = request_chat_template(
+                tokenizer, body.chat_template, content_format=self._config.chat_template_content_format
+            )
         if template is None:
             raise bad_request(
                 "The model has no chat template, and the server runs with --no-default-chat-template. "

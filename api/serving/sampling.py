@@ -6,6 +6,7 @@ Only knows which field is which; ranges are SamplingParams' own business.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from api.errors import bad_request
@@ -24,8 +25,12 @@ _SHARED = frozenset(f.name for f in dataclasses.fields(SamplingParams)) & frozen
 """Fields of the same name and meaning on both sides."""
 
 
-def chat_params(body: ChatCompletionRequest, info: ModelInfo) -> SamplingParams:
+def chat_params(
+    body: ChatCompletionRequest, info: ModelInfo, *, turn_end_ids: Sequence[int] = ()
+) -> SamplingParams:
     """Sampling parameters of a chat request; without a limit the answer may fill the context.
+
+    ``turn_end_ids`` end the answer like EOS does.
 
     Raises:
         ApiError, InvalidRequestError: a value cannot be honoured; the field is named.
@@ -38,7 +43,11 @@ def chat_params(body: ChatCompletionRequest, info: ModelInfo) -> SamplingParams:
         raise bad_request("top_logprobs needs logprobs to be true.", "top_logprobs")
     if top is not None:
         _check_logprobs("top_logprobs", top, info)
-    return _params(body, info, max_tokens=limit, logprobs=(top or 0) if body.logprobs else None)
+    stops = list(body.stop_token_ids or ())
+    if not body.ignore_eos:
+        stops += turn_end_ids
+    logprobs = (top or 0) if body.logprobs else None
+    return _params(body, info, max_tokens=limit, logprobs=logprobs, stop_token_ids=stops)
 
 
 def completion_params(body: CompletionRequest, info: ModelInfo) -> SamplingParams:

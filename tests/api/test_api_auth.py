@@ -1,0 +1,93 @@
+"""API keys guard every route but the probes."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+KEYS = ("first-key", "zweiter-schlüssel")
+
+
+@pytest.fixture(scope="module")
+def guarded(make_client: Any) -> TestClient:
+    return make_client(http={"api_key": KEYS, "allowed_origins": ("https://page.example",)})
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping", "/version"])
+def test_probes_are_open(guarded: TestClient, path: str) -> None:
+    assert guarded.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/x/y"),
+        ("GET", "/metrics"),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("GET", "/no/such/route"),
+        ("GET", "/health/"),
+        ("GET", "//health"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/completions"),
+        ("POST", "/tokenize"),
+        ("POST", "/detokenize"),
+    ],
+)
+def test_everything_else_needs_a_key(guarded: TestClient, method: str, path: str) -> None:
+    for headers in (
+        {},
+        bearer("wrong"),
+        bearer(""),
+        {"Authorization": "first-key"},
+        {"Authorization": "Basic first-key"},
+    ):
+        response = guarded.request(method, path, headers=headers)
+        assert response.status_code == 401, (path, headers)
+        assert response.headers["www-authenticate"] == "Bearer"
+        error = response.json()["error"]
+        assert error["type"] == "invalid_request_error" and error["code"] == "invalid_api_key"
+
+
+def test_any_of_the_keys_opens(guarded: TestClient) -> None:
+    assert guarded.get("/v1/models", headers=bearer("first-key")).status_code == 200
+    encoded = {"Authorization": b"bearer " + KEYS[1].encode()}
+    assert guarded.get("/v1/models", headers=encoded).status_code == 200
+    assert guarded.get("/v1/models", headers=bearer("first-key2")).status_code == 401
+
+
+def test_all_keys_are_compared_every_time(guarded: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    real = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(len(b)) or real(a, b))
+    for key in (*KEYS[:1], "wrong", "w" * 5000):
+        guarded.get("/v1/models", headers=bearer(key))
+    assert compared == [32, 32] * 3
+
+
+def test_preflight_needs_no_key_and_errors_have_cors_headers(guarded: TestClient) -> None:
+    origin = {"Origin": "https://page.example"}
+    asked = {
+        **origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    preflight = guarded.options("/v1/chat/completions", headers=asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "https://page.example"
+    refused = guarded.get("/v1/models", headers=origin)
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == "https://page.example"
+
+
+def test_no_cors_by_default(client: TestClient) -> None:
+    response = client.get("/v1/models", headers={"Origin": "https://page.example"})
+    assert "access-control-allow-origin" not in response.headers

@@ -1,0 +1,169 @@
+"""The command line of ``serve``: spellings, lists, JSON, files, aliases, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from api.commands.compatibility import ALIASES, FOREIGN_FLAGS
+from api.commands.fields import settings
+from api.commands.flags import parse_serve
+from vllm_jax.errors import ConfigError
+
+
+def test_defaults() -> None:
+    arguments = parse_serve([])
+    assert arguments.engine.model.model == "demo"
+    assert (arguments.server.http.host, arguments.server.http.port) == ("localhost", 8000)
+    assert arguments.notes == []
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["org/model", "--max-num-seqs", "7", "--no-enable-prefix-caching"],
+        ["--max_num_seqs=7", "--no_enable_prefix_caching", "org/model"],
+        ["--no-enable-prefix-caching", "org/model", "--max_num-seqs", "7"],
+        ["--model", "org/model", "--max-num-seqs", "3", "--max-num-seqs=7", "--no-enable-prefix-caching"],
+        ["--enable-prefix-caching", "--model=org/model", "--max-num-seqs=7", "--no-enable-prefix-caching"],
+    ],
+)
+def test_spellings_are_the_same(argv: list[str]) -> None:
+    engine = parse_serve(argv).engine
+    assert engine.model.model == "org/model"
+    assert engine.scheduler.max_num_seqs == 7
+    assert engine.cache.enable_prefix_caching is False
+
+
+def test_lists() -> None:
+    argv = ["m", "--api-key", "a", "b", "--served-model-name", "x/y", "z", "--api-key=c"]
+    argv += ["--allowed-origins", '["https://a", "https://b"]']
+    server = parse_serve(argv).server
+    assert server.http.api_key == ("a", "b", "c")
+    assert server.api.served_model_name == ("x/y", "z")
+    assert server.http.allowed_origins == ("https://a", "https://b")
+
+
+def test_json_flags() -> None:
+    argv = ["--hf-overrides", '{"max_seq_len": 64}', "--hf-overrides.attn_config.alibi", "true"]
+    argv += ["--override-generation-config.temperature=0.5", "--default-chat-template-kwargs.mode", "fast"]
+    arguments = parse_serve(argv)
+    assert arguments.engine.model.hf_overrides == {"max_seq_len": 64, "attn_config": {"alibi": True}}
+    assert arguments.engine.model.override_generation_config == {"temperature": 0.5}
+    assert arguments.server.api.default_chat_template_kwargs == {"mode": "fast"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("8k", 8000), ("8K", 8192), ("1.5k", 1500), ("auto", None), ("-1", None), ("512", 512)],
+)
+def test_sizes(text: str, value: int | None) -> None:
+    assert parse_serve(["--max-model-len", text]).engine.model.max_model_len == value
+
+
+def test_negative_values() -> None:
+    assert parse_serve(["--max-logprobs", "-1"]).engine.model.max_logprobs == -1
+
+
+def test_aliases() -> None:
+    arguments = parse_serve(["-tp", "1", "--device-memory-utilization", "0.5"])
+    assert arguments.engine.cache.gpu_memory_utilization == 0.5
+    assert set(ALIASES.values()) <= set(settings()) | set(FOREIGN_FLAGS)
+
+
+def test_flags_of_vllm_without_effect_say_so_once() -> None:
+    argv = ["--enforce-eager", "m", "--disable-frontend-multiprocessing", "-O3", "--swap-space", "4"]
+    arguments = parse_serve([*argv, "--disable_log_stats"])
+    assert arguments.engine.model.model == "m"
+    assert [note.split()[0] for note in arguments.notes] == [
+        "--enforce-eager",
+        "--disable-frontend-multiprocessing",
+        "--optimization-level",
+        "--swap-space",
+        "--disable-log-stats",
+    ]
+
+
+def test_harmless_values_say_nothing() -> None:
+    argv = ["--pipeline-parallel-size", "1", "-dp=1", "--quantization", "none", "--no-async-scheduling"]
+    assert parse_serve(argv).notes == []
+
+
+def test_no_flag_is_both_a_setting_and_foreign() -> None:
+    assert not set(settings()) & set(FOREIGN_FLAGS)
+
+
+def test_config_file_is_below_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(
+        "model: org/model\nport: 9000\nmax_num_seqs: 3\nserved-model-name: [a, b]\n"
+        "enable-prefix-caching: false\n"
+        "override-generation-config: {temperature: 0.1}\n"
+        "enforce-eager: true\napi-key: [from-file]\nuds: null\n"
+    )
+    arguments = parse_serve(
+        ["--config", str(file), "--port", "9001", "--enable-prefix-caching", "--api-key", "mine"]
+    )
+    assert arguments.engine.model.model == "org/model"
+    assert arguments.engine.scheduler.max_num_seqs == 3
+    assert arguments.engine.cache.enable_prefix_caching is True
+    assert arguments.engine.model.override_generation_config == {"temperature": 0.1}
+    assert arguments.server.http.port == 9001
+    assert arguments.server.http.api_key == ("mine",)
+    assert arguments.server.api.served_model_name == ("a", "b")
+    assert len(arguments.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--max-num-seq", "3"], "did you mean --max-num-seqs"),
+        (["--port", "http"], "--port"),
+        (["--port"], "--port needs a value"),
+        (["--port", "--api-key", "x"], "--port needs a value"),
+        (["--port", "70000"], "--port"),
+        (["--kv-cache-dtype", "fp4"], "--kv-cache-dtype"),
+        (["--hf-overrides", "{"], "--hf-overrides"),
+        (["--hf-overrides", "[1]"], "--hf-overrides"),
+        (["--port.x", "1"], "takes no JSON"),
+        (["--enable-prefix-caching=true"], "takes no value"),
+        (["a", "b"], "'b'"),
+        (["a", "--model", "b"], "--model"),
+        (["--api-key"], "--api-key needs a value"),
+        (["--api-key", " "], "--api-key"),
+        (["--allowed-origins", "[1]"], "--allowed-origins"),
+        (["--allowed-origins", "*", "--allow-credentials"], "--allow-credentials"),
+        (["--quantization", "fp8"], "--quantization"),
+        (["--lora-modules", "a=b"], "--lora-modules"),
+        (["--enforce-eager", "--speculative-config"], "--speculative-config needs a value"),
+        (["--pipeline-parallel-size=2"], "--pipeline-parallel-size"),
+        (["--trust-remote-code"], "--trust-remote-code"),
+        (["--ssl-keyfile", "k.pem"], "--ssl-certfile"),
+        (["--shutdown-timeout", "-1"], "--shutdown-timeout"),
+        (["--shutdown-timeout", "nan"], "--shutdown-timeout"),
+        (["--max-model-len", "1.5"], "--max-model-len"),
+        (["--config", "/no/such/file.yaml"], "--config"),
+    ],
+)
+def test_wrong_command_lines_are_one_line_that_names_the_flag(argv: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_serve(argv)
+    assert says in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "config: x.yaml\n", "no-such-flag: 1\n"])
+def test_wrong_config_files(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError):
+        parse_serve(["--config", str(tmp_path / "c.yaml")])
+
+
+def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse_serve(["--help"])
+    assert not end.value.code
+    text = capsys.readouterr().out
+    for flag in settings():
+        assert f"{flag} " in text or f"{flag}," in text, flag
+    assert "engine.model" not in text

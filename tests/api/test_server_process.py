@@ -1,0 +1,190 @@
+"""The server as a process: clients that vanish, signals, keys from the environment, token ids only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import ENGINE_SETTINGS, REPO, Server, StartServer
+from sse_reader import read_events
+
+CHAT = "/v1/chat/completions"
+LONG = {"messages": [{"role": "user", "content": "Hello"}], "ignore_eos": True, "temperature": 1}
+
+
+def test_start_prints_a_summary_and_warns_of_the_template_once(server: Server) -> None:
+    log = server.log.read_text()
+    for text in (
+        "tiny/model",
+        server.model,
+        f"http://localhost:{server.port}/v1",
+        "96 blocks",
+        "float32",
+        "curl ",
+    ):
+        assert text in log, text
+    assert log.count("--chat-template") == 1 and "Traceback" not in log
+
+
+def test_the_curl_line_works(server: Server) -> None:
+    [line] = [line for line in server.log.read_text().splitlines() if line.startswith("  curl ")]
+    done = subprocess.run(["bash", "-c", line + " -s"], capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["choices"]
+
+
+def test_clients_that_vanish_free_their_blocks(server: Server) -> None:
+    def vanish(i: int) -> None:
+        body = {**LONG, "stream": i % 2 == 0, "n": 1 + i % 3}
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            data = json.dumps(body).encode()
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            sock.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            time.sleep(0.02 * (i % 5))
+            if i % 2 == 0:
+                sock.recv(200)
+
+    threads = [threading.Thread(target=vanish, args=(i,)) for i in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    server.wait_until_idle()
+    answer = httpx.post(server.url + CHAT, json={**LONG, "max_tokens": 2}, timeout=60)
+    assert answer.json()["usage"]["completion_tokens"] == 2
+
+
+def test_a_reader_that_pauses_gets_everything(server: Server) -> None:
+    body = {**LONG, "stream": True, "max_tokens": 40, "seed": 1}
+    expected = httpx.post(server.url + CHAT, json={**body, "stream": False}, timeout=60).json()
+    with httpx.stream("POST", server.url + CHAT, json=body, timeout=60) as response:
+        time.sleep(1)
+        chunks = read_events(response.read().decode())
+    text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+    assert text == expected["choices"][0]["message"]["content"]
+
+
+def test_giant_headers_are_refused(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        with contextlib.suppress(OSError):  # the server may hang up before it has read all
+            sock.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * 100_000)
+        assert sock.recv(100).startswith(b"HTTP/1.1 400")
+    assert httpx.get(server.url + "/health").status_code == 200
+
+
+def test_key_from_the_environment_and_token_ids_only(start_server: StartServer) -> None:
+    server = start_server(
+        "--skip-tokenizer-init",
+        "--uvicorn-log-level=warning",
+        "--enforce-eager",
+        env={"VLLM_API_KEY": "secret"},
+    )
+    assert "--enforce-eager has no effect" in server.log.read_text()
+    completions = server.url + "/v1/completions"
+    assert httpx.post(completions, json={"prompt": [1, 2]}).status_code == 401
+    with httpx.Client(headers={"Authorization": "Bearer secret"}, timeout=60) as client:
+        body = {
+            "prompt": [[5, 6, 7], [8]],
+            "max_tokens": 4,
+            "ignore_eos": True,
+            "logprobs": 1,
+            "temperature": 0,
+        }
+        answer = client.post(completions, json=body).json()
+        for choice in answer["choices"]:
+            assert choice["text"] == "" and len(choice["token_ids"]) == 4
+            assert choice["logprobs"]["tokens"] == [f"token_id:{i}" for i in choice["token_ids"]]
+        chunks = read_events(client.post(completions, json={**body, "prompt": [8], "stream": True}).text)
+        streamed = [i for chunk in chunks for i in chunk["choices"][0]["token_ids"]]
+        assert streamed == answer["choices"][1]["token_ids"]
+        for path, refused, param in (
+            ("/v1/completions", {"prompt": "text"}, "prompt"),
+            ("/v1/completions", {"prompt": [1], "echo": True}, "echo"),
+            ("/v1/completions", {"prompt": [1], "stop": "a"}, "stop"),
+            (CHAT, {"messages": LONG["messages"]}, "messages"),
+            ("/tokenize", {"prompt": "a"}, "prompt"),
+            ("/detokenize", {"tokens": [1]}, "tokens"),
+        ):
+            response = client.post(server.url + path, json=refused)
+            assert response.status_code == 400 and response.json()["error"]["param"] == param, path
+    assert "secret" not in server.log.read_text()
+    server.stop()
+
+
+def stream_in_background(server: Server, body: dict) -> tuple[threading.Thread, list[str]]:
+    lines: list[str] = []
+    started = threading.Event()
+
+    def read() -> None:
+        with httpx.stream("POST", server.url + CHAT, json={**body, "stream": True}, timeout=120) as response:
+            for line in response.iter_lines():
+                lines.append(line)
+                started.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert started.wait(60)
+    return thread, lines
+
+
+def finish_reason(lines: list[str]) -> str:
+    events = read_events("\n".join(lines) + "\n")
+    return events[-1]["choices"][0]["finish_reason"]
+
+
+def test_sigterm_finishes_what_is_in_flight(start_server: StartServer) -> None:
+    server = start_server()
+    thread, lines = stream_in_background(server, LONG)
+    server.stop()
+    thread.join(30)
+    assert finish_reason(lines) == "length"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(server.url + "/health")
+
+
+@pytest.mark.parametrize("how", ["timeout 0", "second signal"])
+def test_sigterm_aborts_when_told_to(start_server: StartServer, how: str) -> None:
+    # Many long sequences, so that they cannot be done before the abort.
+    server = start_server(*(["--shutdown-timeout=0"] if how == "timeout 0" else ["--shutdown-timeout=100"]))
+    streams = [stream_in_background(server, LONG) for _ in range(4)]
+    server.process.send_signal(signal.SIGTERM)
+    if how == "second signal":
+        time.sleep(0.05)
+        server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 0, server.log.read_text()
+    reasons = []
+    for thread, lines in streams:
+        thread.join(30)
+        reasons.append(finish_reason(lines))
+    assert set(reasons) <= {"abort", "length"}
+
+
+def test_unix_socket(mpt_checkpoint: Path, tmp_path: Path, engine: object) -> None:
+    path = str(tmp_path / "s.sock")
+    settings = [f"--{name.replace('_', '-')}={value}" for name, value in ENGINE_SETTINGS.items()]
+    command = [sys.executable, "-m", "api.cli", "serve", str(mpt_checkpoint), "--uds", path, *settings]
+    process = subprocess.Popen(command, cwd=REPO, env=dict(os.environ), stdout=subprocess.DEVNULL)
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path)) as client:
+            deadline = time.monotonic() + 120
+            while True:
+                assert process.poll() is None and time.monotonic() < deadline
+                try:
+                    if client.get("http://server/health").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            assert client.get("http://server/v1/models").json()["data"]
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+    assert not Path(path).exists()
