@@ -67,8 +67,8 @@ class CacheConfig:
     """Memory for the KV cache in bytes, instead of what is left on the device."""
     gpu_memory_utilization: float = 0.92
     """Fraction of the device's memory that weights, activations and KV cache may use together."""
-    kv_cache_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Type of the stored keys and values. "auto" is the model's type."""
+    kv_cache_dtype: Literal["auto", "bfloat16", "float32", "fp8"] = "auto"
+    """Type of the stored keys and values. "auto" is the model's type; "fp8" (e4m3, scale 1) halves bfloat16's memory."""
     enable_prefix_caching: bool = True
     """Reuse the KV blocks of equal prompt prefixes."""
 
@@ -97,6 +97,8 @@ class ParallelConfig:
     """The platform to run on. "auto" is JAX's own choice."""
     tensor_parallel_size: int = 1
     """Devices the weights and heads are split over."""
+    attention_implementation: str = "auto"
+    """Forces a paged-attention implementation by name ("xla", "reference", ...); "auto" takes the device's own."""
     compilation_cache_dir: str | None = None
     """Where compiled programs are kept for the next start. The default is ~/.cache/vllm-jax/xla; "" keeps none."""
 
@@ -140,6 +142,15 @@ class EngineConfig:
             )
         if model.dtype == "float16":
             raise ConfigError("--dtype float16 is not supported; use bfloat16 or float32")
+        if cache.kv_cache_dtype not in ("auto", "bfloat16", "float32", "fp8"):
+            raise ConfigError(
+                f"--kv-cache-dtype {cache.kv_cache_dtype} is not supported; use auto, bfloat16, float32 or fp8"
+                + (
+                    " (int8 needs scales, which no checkpoint brings)"
+                    if cache.kv_cache_dtype == "int8"
+                    else ""
+                )
+            )
         positive = {
             "--max-model-len": model.max_model_len,
             "--block-size": cache.block_size,

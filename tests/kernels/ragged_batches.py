@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from vllm_jax.kernels.attention import kv_pages_dtype, kv_pages_shape
@@ -27,6 +28,10 @@ class Setup:
     soft_cap: float | None = None
     alibi: bool = True
     dtype: str = "float32"
+    kv_dtype: str | None = None
+    k_scale: float | None = None
+    v_scale: float | None = None
+    sinks: bool = False
     decode_only: bool = False
     tokens: int = 96
     rows: int = 6
@@ -41,6 +46,14 @@ class Setup:
     def slopes(self) -> np.ndarray | None:
         steep = 2.0 ** -np.linspace(1, 8, self.heads)
         return steep.astype(np.float32) if self.alibi else None
+
+    @property
+    def sink_scores(self) -> np.ndarray | None:
+        return np.linspace(-2, 3, self.heads).astype(np.float32) if self.sinks else None
+
+    @property
+    def stored_dtype(self) -> str:
+        return self.kv_dtype or self.dtype
 
     @property
     def capacity(self) -> int:
@@ -77,10 +90,28 @@ class Batch:
         return row if self.setup.decode_only else int(self.cu_q_lens[row])
 
 
-def stored(values: np.ndarray, setup: Setup) -> np.ndarray:
-    """``values`` rounded to the setup's dtype, as the bits that pages hold."""
-    array = jnp.asarray(values, setup.dtype)
-    return np.asarray(array.view(jnp.uint16) if setup.dtype == "bfloat16" else array)
+_BITS = {"bfloat16": np.uint16, "float8_e4m3fn": np.uint8}
+
+
+def stored(values: np.ndarray, setup: Setup, scale: float | None = None) -> np.ndarray:
+    """``values / scale`` rounded to what the setup stores, as the pages' bits; NaN is -128 in int8."""
+    dtype = setup.stored_dtype
+    values = np.asarray(values, np.float32) / np.float32(1 if scale is None else scale)
+    if dtype == "int8":
+        rounded = np.clip(np.rint(np.nan_to_num(values)), -127, 127)
+        return np.where(np.isnan(values), -128, rounded).astype(np.int8)
+    if dtype == "float8_e4m3fn":
+        values = np.clip(values, -448, 448)
+    return values.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype).view(_BITS.get(dtype, dtype))
+
+
+def as_seen(values: np.ndarray, setup: Setup, scale: float | None) -> np.ndarray:
+    """What attention sees of ``values`` once they are stored: float64."""
+    dtype = setup.stored_dtype
+    bits = stored(values, setup, scale)
+    return bits.view(dtype if dtype in ("int8", "float32") else getattr(ml_dtypes, dtype)).astype(float) * (
+        1.0 if scale is None else scale
+    )
 
 
 def make_batch(setup: Setup, q_lens: list[int], kv_lens: list[int], seed: int) -> Batch:
@@ -101,7 +132,7 @@ def make_batch(setup: Setup, q_lens: list[int], kv_lens: list[int], seed: int) -
     k = np.full((setup.tokens, setup.kv_heads, setup.head_dim), np.nan)
     v = k.copy()
     shape = kv_pages_shape(setup.num_pages, setup.page, setup.kv_heads, setup.head_dim)
-    pages = np.full(shape, np.nan)
+    pages = stored(np.full(shape, np.nan), setup)
     page_table = rng.integers(-5, 2 * setup.num_pages, (setup.rows, setup.pages_per_row))
     free = list(rng.permutation(setup.num_pages))
     for row, (q_len, kv_len) in enumerate(zip(q_lens, kv_lens, strict=True)):
@@ -109,12 +140,13 @@ def make_batch(setup: Setup, q_lens: list[int], kv_lens: list[int], seed: int) -
             page_table[row, i] = free.pop()
         for position in range(kv_len - q_len):
             slot = pages[page_table[row, position // setup.page], :, :, position % setup.page]
-            slot[0], slot[1] = keys[row][position], values[row][position]
+            slot[0] = stored(keys[row][position], setup, setup.k_scale)
+            slot[1] = stored(values[row][position], setup, setup.v_scale)
         start = row if setup.decode_only else cu_q_lens[row]
         q[start : start + q_len] = normal(q_len, setup.heads)
         k[start : start + q_len] = keys[row][kv_len - q_len :]
         v[start : start + q_len] = values[row][kv_len - q_len :]
-    assert kv_pages_dtype(jnp.dtype(setup.dtype)) == stored(pages, setup).dtype
+    assert kv_pages_dtype(jnp.dtype(setup.stored_dtype)) == pages.dtype
     return Batch(
         setup,
         q_lens,
@@ -124,7 +156,7 @@ def make_batch(setup: Setup, q_lens: list[int], kv_lens: list[int], seed: int) -
         jnp.asarray(q, setup.dtype),
         jnp.asarray(k, setup.dtype),
         jnp.asarray(v, setup.dtype),
-        jnp.asarray(stored(pages, setup)),
+        jnp.asarray(pages),
         page_table.astype(np.int32),
         cu_q_lens,
     )
@@ -137,20 +169,22 @@ def expected_output(batch: Batch) -> np.ndarray:
     q = np.array(batch.q, np.float64)
     share = setup.heads // setup.kv_heads
     for row, (q_len, kv_len) in enumerate(zip(batch.q_lens, batch.kv_lens, strict=True)):
+        all_keys = as_seen(batch.keys[row], setup, setup.k_scale)
+        all_values = as_seen(batch.values[row], setup, setup.v_scale)
         for offset in range(q_len):
             token, position = batch.token_of(row) + offset, kv_len - q_len + offset
             first = 0 if setup.window is None else max(0, position - setup.window + 1)
             for head in range(setup.heads):
-                keys = batch.keys[row][first : position + 1, head // share]
+                keys = all_keys[first : position + 1, head // share]
                 scores = setup.scale * keys @ q[token, head]
                 if setup.soft_cap is not None:
                     scores = setup.soft_cap * np.tanh(scores / setup.soft_cap)
                 if setup.slopes is not None:
                     scores = scores + setup.slopes[head] * (np.arange(first, position + 1) - position)
-                weights = np.exp(scores - scores.max())
-                out[token, head] = (
-                    weights / weights.sum() @ batch.values[row][first : position + 1, head // share]
-                )
+                sink = -np.inf if setup.sink_scores is None else setup.sink_scores[head]
+                weights = np.exp(scores - max(scores.max(), sink))
+                weights /= weights.sum() + np.exp(sink - max(scores.max(), sink))
+                out[token, head] = weights @ all_values[first : position + 1, head // share]
     return out
 
 
@@ -161,8 +195,8 @@ def expected_pages(batch: Batch) -> np.ndarray:
     for row, (q_len, kv_len) in enumerate(zip(batch.q_lens, batch.kv_lens, strict=True)):
         for position in range(kv_len - q_len, kv_len):
             slot = pages[batch.page_table[row, position // setup.page], :, :, position % setup.page]
-            slot[0] = stored(batch.keys[row][position], setup)
-            slot[1] = stored(batch.values[row][position], setup)
+            slot[0] = stored(batch.keys[row][position], setup, setup.k_scale)
+            slot[1] = stored(batch.values[row][position], setup, setup.v_scale)
     return pages
 
 

@@ -28,6 +28,15 @@ SETUPS = {
     "head256_plain": Setup(2, 1, 256, alibi=False),
     "bfloat16_mha_alibi": Setup(3, 3, 64, dtype="bfloat16"),
     "bfloat16_gqa_window_decode": Setup(4, 2, 128, dtype="bfloat16", window=33, decode_only=True, tokens=6),
+    "sinks_window": Setup(4, 2, 64, sinks=True, window=21, alibi=False),
+    "sinks_alibi_decode": Setup(4, 4, 64, sinks=True, decode_only=True, tokens=6),
+    "int8_pages": Setup(4, 2, 64, kv_dtype="int8", k_scale=0.05, v_scale=0.04),
+    "fp8_pages": Setup(4, 2, 64, kv_dtype="float8_e4m3fn"),
+    "fp8_pages_with_scales_decode": Setup(
+        4, 2, 64, kv_dtype="float8_e4m3fn", k_scale=0.003, v_scale=0.1, decode_only=True, tokens=6
+    ),
+    "bfloat16_pages_of_a_float32_model": Setup(2, 2, 64, kv_dtype="bfloat16"),
+    "float32_pages_of_a_bfloat16_model": Setup(2, 2, 64, dtype="bfloat16", kv_dtype="float32"),
     "one_token_at_most": Setup(2, 2, 64, tokens=1, rows=3),
 }
 
@@ -60,6 +69,9 @@ def compiled(setup: Setup, implementation: str):
             alibi_slopes=None if setup.slopes is None else jnp.asarray(setup.slopes),
             sliding_window=setup.window,
             soft_cap=setup.soft_cap,
+            sinks=None if setup.sinks is False else jnp.asarray(setup.sink_scores),
+            k_scale=setup.k_scale,
+            v_scale=setup.v_scale,
             implementation=implementation,
         )
 
@@ -139,10 +151,10 @@ def test_pages_that_left_the_window_may_be_anything():
         np.testing.assert_allclose(out, expected_output(batch), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
 def test_the_cache_is_never_copied(dtype):
     """The donated step writes in place and converts nothing of the cache's size."""
-    setup = Setup(4, 4, 64, dtype=dtype, num_pages=4096)
+    setup = Setup(4, 4, 64, kv_dtype=dtype, num_pages=4096)
     batch = make_batch(setup, [1, 30], [100, 30], seed=15)
     slopes = jnp.asarray(setup.slopes)
 
@@ -201,8 +213,11 @@ class TestDispatch:
 
     def test_names(self):
         assert attention.implementation_for("cpu") == "xla"
-        with pytest.raises(ConfigError, match="'tpu'"):
-            attention.implementation_for("tpu")
+        assert attention.implementation_for("cpu", "reference") == "reference"
+        with pytest.raises(ConfigError, match="'metal'"):
+            attention.implementation_for("metal")
+        with pytest.raises(ConfigError, match=r"'flash'.*reference, xla"):
+            attention.implementation_for("cpu", "flash")
         with pytest.raises(ConfigError, match=r"'flash'.*reference, xla"):
             self.call(implementation="flash")
         with pytest.raises(ConfigError, match="'flash'"):
@@ -217,6 +232,10 @@ class TestDispatch:
             ({"kv_pages": jnp.zeros((150, 2, 3, 16, 64))}, "kv_pages_shape"),
             ({"alibi_slopes": jnp.zeros(5)}, "alibi_slopes"),
             ({"sliding_window": 0}, "sliding_window"),
+            ({"sinks": jnp.zeros(5)}, "sinks"),
+            ({"k_scale": 0.0}, "k_scale must be above 0"),
+            ({"kv_pages": jnp.zeros((150, 2, 6, 16, 64), jnp.int8), "k_scale": 1.0}, "int8 pages need"),
+            ({"kv_pages": jnp.zeros((150, 2, 6, 16, 64), jnp.int32)}, "kv_pages_dtype"),
         ],
     )
     def test_shapes(self, changes, text):
@@ -235,5 +254,8 @@ def test_pages_shape_is_that_of_the_docs():
     assert attention.kv_pages_shape(7, 16, 3, 64) == (7, 2, 3, 16, 64)
     assert attention.kv_pages_dtype(jnp.dtype(jnp.bfloat16)) == jnp.uint16
     assert attention.kv_pages_dtype(jnp.dtype(jnp.float32)) == jnp.float32
+    assert attention.kv_pages_dtype(jnp.dtype(jnp.float8_e4m3fn)) == jnp.uint8
+    with pytest.raises(ConfigError, match="cannot be stored as float16"):
+        attention.kv_pages_dtype(jnp.dtype(jnp.float16))
     assert xla.TILE < SETUPS["mha_alibi"].tokens < xla.CHUNK_TOKENS, "the setups must cross tiles and chunks"
     assert SETUPS["mha_alibi"].capacity > 2 * xla.CHUNK_TOKENS

@@ -72,7 +72,7 @@ def load_engine(config: EngineConfig, progress: ProgressReport = no_progress) ->
     started = time.monotonic()
     keep_compiled_programs(config.parallel.compilation_cache_dir)
     device = _device(config.parallel.device)
-    implementation = implementation_for(device.platform)
+    implementation = implementation_for(device.platform, config.parallel.attention_implementation)
     directory = model_directory(config.model)
     hf_config = read_config(directory, config.model.hf_overrides)
     tokenizer = _tokenizer(config.model, directory)
@@ -252,8 +252,11 @@ def _runner(
         page_size=cache.block_size or get_implementation(implementation).page_size,
         num_kv_heads=loaded.config.num_kv_heads,
         head_dim=loaded.config.head_dim,
-        dtype=dtype if cache.kv_cache_dtype == "auto" else jnp.dtype(cache.kv_cache_dtype),
+        dtype=_kv_dtype(cache.kv_cache_dtype, dtype),
         implementation=implementation,
+    )
+    get_implementation(implementation).check(
+        loaded.config.num_heads, kv_spec.num_kv_heads, kv_spec.head_dim, kv_spec.page_size, kv_spec.dtype
     )
     runner = ModelRunner(
         loaded.model,
@@ -265,6 +268,12 @@ def _runner(
         device=device,
     )
     return runner, kv_spec
+
+
+def _kv_dtype(wanted: str, model_dtype: jnp.dtype) -> jnp.dtype:
+    if wanted == "auto":
+        return model_dtype
+    return jnp.dtype(jnp.float8_e4m3fn if wanted == "fp8" else wanted)
 
 
 def _allocate(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from vllm_jax.errors import ConfigError
 from vllm_jax.kernels import pages, reference, xla
 from vllm_jax.kernels.metadata import AttentionMetadata
+from vllm_jax.kernels.pages import check_combination
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,17 @@ class Implementation:
         pages_shape: ``(num_pages, page_size, num_kv_heads, head_dim)`` -> shape of one layer's pages.
         pages_dtype: dtype of keys and values -> dtype in which the pages store them.
         page_size: tokens a page holds where the user has no wish.
+        check: ``(num_heads, num_kv_heads, head_dim, page_size, kv_dtype)`` -> None; raises ConfigError, with
+            the reason, where the implementation cannot do it.
+        platforms: the JAX platforms it runs on; None for all.
     """
 
     attend: Callable[..., tuple[jax.Array, jax.Array]]
     pages_shape: Callable[[int, int, int, int], tuple[int, ...]]
     pages_dtype: Callable[[jnp.dtype], jnp.dtype]
     page_size: int
+    check: Callable[[int, int, int, int, jnp.dtype], None] = check_combination
+    platforms: frozenset[str] | None = None
 
 
 IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
@@ -48,16 +54,29 @@ PLATFORM_IMPLEMENTATION: Mapping[str, str] = MappingProxyType({"cpu": "xla"})
 """The implementation a server takes on each JAX platform."""
 
 
-def implementation_for(platform: str) -> str:
+def implementation_for(platform: str, wanted: str = "auto") -> str:
     """Name of the implementation for a JAX platform ("cpu", "gpu", "tpu").
 
+    Args:
+        platform: of the devices that will run it.
+        wanted: a name that forces one, or "auto" for the platform's own.
+
     Raises:
-        ConfigError: there is none for this platform.
+        ConfigError: there is none for this platform, or the one that is wanted does not run there.
     """
+    if wanted != "auto":
+        platforms = get_implementation(wanted).platforms
+        if platforms is not None and platform not in platforms:
+            raise ConfigError(
+                f"the attention implementation {wanted!r} runs on {', '.join(sorted(platforms))}, "
+                f"but the device is a {platform}"
+            )
+        return wanted
     if platform not in PLATFORM_IMPLEMENTATION:
         supported = ", ".join(sorted(PLATFORM_IMPLEMENTATION))
         raise ConfigError(
-            f"paged attention has no implementation for the platform {platform!r} (supported: {supported})"
+            f"paged attention has no implementation for the platform {platform!r} (supported: {supported}); "
+            "--attention-implementation xla runs everywhere, slowly"
         )
     return PLATFORM_IMPLEMENTATION[platform]
 
@@ -96,6 +115,9 @@ def paged_attention(
     alibi_slopes: jax.Array | None = None,
     sliding_window: int | None = None,
     soft_cap: float | None = None,
+    sinks: jax.Array | None = None,
+    k_scale: float | None = None,
+    v_scale: float | None = None,
     implementation: str,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes a ragged batch's keys and values into the pages and attends over the whole contexts.
@@ -111,6 +133,10 @@ def paged_attention(
         alibi_slopes: ``[H]`` float32; ``slope * (key_position - query_position)`` is added to the score.
         sliding_window: a key is visible iff ``query_position - window < key_position <= query_position``.
         soft_cap: ``cap * tanh(score / cap)`` is taken before the ALiBi bias.
+        sinks: ``[H]`` float32; a score that stands in each head's softmax beside those of the keys, with no
+            value (gpt-oss). Neither scale, cap nor bias touches it.
+        k_scale: keys are stored as ``k / k_scale``; None is 1. int8 pages need one.
+        v_scale: the same for values.
         implementation: a name in :data:`IMPLEMENTATIONS`.
 
     Returns:
@@ -119,10 +145,11 @@ def paged_attention(
         nobody uses, or that have left the window, may hold NaN.
 
     Raises:
-        ConfigError: ``implementation`` is unknown.
+        ConfigError: ``implementation`` is unknown, or cannot do this combination of heads, page and dtypes.
         ValueError: shapes or the pages' dtype do not fit together; the text names them.
     """
-    _check(q, k, v, metadata, alibi_slopes, sliding_window)
+    _check_shapes(q, k, v, metadata)
+    _check_options(q, kv_pages, alibi_slopes, sliding_window, soft_cap, sinks, k_scale, v_scale)
     return get_implementation(implementation).attend(
         q,
         k,
@@ -133,18 +160,14 @@ def paged_attention(
         alibi_slopes=alibi_slopes,
         sliding_window=sliding_window,
         soft_cap=soft_cap,
+        sinks=sinks,
+        k_scale=k_scale,
+        v_scale=v_scale,
     )
 
 
-def _check(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    metadata: AttentionMetadata,
-    alibi_slopes: jax.Array | None,
-    sliding_window: int | None,
-) -> None:
-    """Static checks, at trace time. Raises ValueError."""
+def _check_shapes(q: jax.Array, k: jax.Array, v: jax.Array, metadata: AttentionMetadata) -> None:
+    """Static checks of the batch, at trace time. Raises ValueError."""
     num_tokens, num_heads, head_dim = q.shape
     num_seqs = metadata.kv_lens.shape[0]
     if k.shape != v.shape or k.shape[0] != num_tokens or k.shape[2] != head_dim:
@@ -158,7 +181,27 @@ def _check(
         )
     if metadata.decode_only and num_tokens != num_seqs:
         raise ValueError(f"decode_only wants a token a row, got {num_tokens} tokens, {num_seqs} rows")
-    if alibi_slopes is not None and alibi_slopes.shape != (num_heads,):
-        raise ValueError(f"alibi_slopes {alibi_slopes.shape} do not fit {num_heads} query heads")
+
+
+def _check_options(
+    q: jax.Array,
+    kv_pages: jax.Array,
+    alibi_slopes: jax.Array | None,
+    sliding_window: int | None,
+    soft_cap: float | None,
+    sinks: jax.Array | None,
+    k_scale: float | None,
+    v_scale: float | None,
+) -> None:
+    """Static checks of what a model adds, at trace time. Raises ValueError."""
+    num_heads = q.shape[1]
+    for name, a_head in (("alibi_slopes", alibi_slopes), ("sinks", sinks)):
+        if a_head is not None and a_head.shape != (num_heads,):
+            raise ValueError(f"{name} {a_head.shape} do not fit {num_heads} query heads")
     if sliding_window is not None and sliding_window < 1:
         raise ValueError(f"sliding_window must be at least 1, got {sliding_window}")
+    for name, positive in (("soft_cap", soft_cap), ("k_scale", k_scale), ("v_scale", v_scale)):
+        if positive is not None and not positive > 0:
+            raise ValueError(f"{name} must be above 0, got {positive}")
+    if kv_pages.dtype == jnp.int8 and (k_scale is None or v_scale is None):
+        raise ValueError("int8 pages need a k_scale and a v_scale: without them most keys round to 0")

@@ -24,6 +24,9 @@ def paged_attention(
     alibi_slopes: jax.Array | None = None,  # [H] float32
     sliding_window: int | None = None,
     soft_cap: float | None = None,
+    sinks: jax.Array | None = None,  # [H] float32
+    k_scale: float | None = None,
+    v_scale: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes the step's keys and values into the pages, then attends; see ``kernels/attention.py``."""
     check_pages(kv_pages, k)
@@ -39,13 +42,15 @@ def paged_attention(
     # Write. A page number behind the last page makes the scatter drop the token.
     page = jnp.where(is_real, metadata.page_table[row, position // page_size], num_pages)
     offset = position % page_size
-    kv_pages = kv_pages.at[page, 0, :, offset].set(encode(k, kv_pages), mode="drop")
-    kv_pages = kv_pages.at[page, 1, :, offset].set(encode(v, kv_pages), mode="drop")
+    kv_pages = kv_pages.at[page, 0, :, offset].set(encode(k, kv_pages, k_scale), mode="drop")
+    kv_pages = kv_pages.at[page, 1, :, offset].set(encode(v, kv_pages, v_scale), mode="drop")
 
     # Gather each sequence's pages: [S, P, 2, KH, page, D] -> two of [S, KH, C, D], C = P * page.
     context = decode(kv_pages.at[metadata.page_table].get(mode="clip"))
     context = context.transpose(2, 0, 3, 1, 4, 5)
     keys, values = context.reshape(2, num_seqs, num_kv_heads, pages_per_seq * page_size, head_dim)
+    keys *= 1.0 if k_scale is None else k_scale
+    values *= 1.0 if v_scale is None else v_scale
 
     # Visibility of key c to token t: [T, C].
     key_position = jnp.arange(pages_per_seq * page_size, dtype=jnp.int32)
@@ -65,9 +70,17 @@ def paged_attention(
     scores = jnp.where(visible[:, None, None, :], scores, -jnp.inf)
 
     # Softmax. A row that sees nothing has the maximum -inf and the sum 0: both are replaced, it gives zeros.
+    # A sink is one more score in the maximum and in the sum, with no value behind it.
     peak = jnp.max(scores, axis=-1, keepdims=True)
-    weights = jnp.exp(scores - jnp.where(jnp.isfinite(peak), peak, 0.0))
-    weights = weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+    if sinks is not None:
+        sink = sinks.astype(jnp.float32).reshape(num_kv_heads, -1)[None, :, :, None]
+        peak = jnp.maximum(peak, sink)
+    peak = jnp.where(jnp.isfinite(peak), peak, 0.0)
+    weights = jnp.exp(scores - peak)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    if sinks is not None:
+        total += jnp.exp(sink - peak)
+    weights = weights / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
 
     # What lies in the pages behind a sequence's end may be NaN, and 0 * NaN is NaN: masked here as well.
     seen_values = jnp.where(visible[:, None, :, None], values[row], 0.0)

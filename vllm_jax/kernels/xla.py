@@ -47,23 +47,37 @@ def paged_attention(
     alibi_slopes: jax.Array | None = None,  # [H] float32
     sliding_window: int | None = None,
     soft_cap: float | None = None,
+    sinks: jax.Array | None = None,  # [H] float32
+    k_scale: float | None = None,
+    v_scale: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes the step's keys and values into the pages, then attends; see ``kernels/attention.py``."""
     check_pages(kv_pages, k)
-    kv_pages = write_pages(kv_pages, k, v, metadata)
+    kv_pages = write_pages(kv_pages, k, v, metadata, k_scale=k_scale, v_scale=v_scale)
     out = attend(
         q,
         kv_pages,
         metadata,
-        scale=scale,
+        scale=scale if k_scale is None else scale * k_scale,
         alibi_slopes=alibi_slopes,
         sliding_window=sliding_window,
         soft_cap=soft_cap,
+        sinks=sinks,
     )
-    return out, kv_pages
+    if v_scale is not None:
+        out = out * v_scale
+    return out.astype(q.dtype), kv_pages
 
 
-def write_pages(kv_pages: jax.Array, k: jax.Array, v: jax.Array, metadata: AttentionMetadata) -> jax.Array:
+def write_pages(
+    kv_pages: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    metadata: AttentionMetadata,
+    *,
+    k_scale: float | None = None,
+    v_scale: float | None = None,
+) -> jax.Array:
     """Scatters ``k``, ``v [T, KH, D]`` to the tokens' places; padding tokens are dropped."""
     num_tokens = k.shape[0]
     num_pages, _, _, page_size, _ = kv_pages.shape
@@ -72,7 +86,7 @@ def write_pages(kv_pages: jax.Array, k: jax.Array, v: jax.Array, metadata: Atten
     position = metadata.positions(num_tokens)
     page = metadata.page_table[jnp.minimum(seq, num_seqs - 1), position // page_size]
     page = jnp.where(seq < num_seqs, page, num_pages)
-    new = encode(jnp.stack([k, v], axis=1), kv_pages)  # [T, 2, KH, D]
+    new = jnp.stack([encode(k, kv_pages, k_scale), encode(v, kv_pages, v_scale)], axis=1)  # [T, 2, KH, D]
     return kv_pages.at[page, :, :, position % page_size].set(new, mode="drop")
 
 
@@ -134,8 +148,9 @@ def attend(
     alibi_slopes: jax.Array | None,
     sliding_window: int | None,
     soft_cap: float | None,
+    sinks: jax.Array | None,
 ) -> jax.Array:
-    """Attends over pages that hold the step's own keys already -> ``[T, H, D]`` in the dtype of ``q``."""
+    """Attends over pages that hold the step's own keys already -> ``[T, H, D]`` float32."""
     num_tokens = q.shape[0]
     run = partial(
         _attend_tiles,
@@ -145,11 +160,12 @@ def attend(
         alibi_slopes=alibi_slopes,
         sliding_window=sliding_window,
         soft_cap=soft_cap,
+        sinks=sinks,
     )
     out = run(jnp.zeros(q.shape, jnp.float32), _tiles_of_one(metadata), 1)
     if not metadata.decode_only and num_tokens > 1:
         out = run(out, _tiles_of_many(metadata, num_tokens, TILE), TILE)
-    return out.astype(q.dtype)
+    return out
 
 
 def _attend_tiles(
@@ -163,6 +179,7 @@ def _attend_tiles(
     alibi_slopes: jax.Array | None,
     sliding_window: int | None,
     soft_cap: float | None,
+    sinks: jax.Array | None,
 ) -> jax.Array:
     num_tokens, num_heads, head_dim = q.shape
     _, _, num_kv_heads, page_size, _ = kv_pages.shape
@@ -210,9 +227,12 @@ def _attend_tiles(
             acc = acc * fade[..., None] + _per_kv_head(weights, values, "gkrc,gkcd->gkrd")
             return new_peak, total * fade + jnp.sum(weights, axis=-1), acc
 
+        peak = jnp.full((group, *heads, tile), _MASKED, jnp.float32)
+        if sinks is not None:  # one more score, its weight in the sum already, without a value
+            peak = jnp.broadcast_to(sinks.astype(jnp.float32).reshape(1, *heads, 1), peak.shape)
         state = (
-            jnp.full((group, *heads, tile), _MASKED, jnp.float32),
-            jnp.zeros((group, *heads, tile), jnp.float32),
+            peak,
+            jnp.zeros_like(peak) if sinks is None else jnp.ones_like(peak),
             jnp.zeros((group, *heads, tile, head_dim), jnp.float32),
         )
         is_used = mine.size > 0
