@@ -68,7 +68,7 @@ class CacheConfig:
     gpu_memory_utilization: float = 0.92
     """Fraction of the device's memory that weights, activations and KV cache may use together."""
     kv_cache_dtype: Literal["auto", "bfloat16", "float32", "fp8"] = "auto"
-    """Type of the stored keys and values. "auto" is the model's type; "fp8" (e4m3, scale 1) halves bfloat16's memory."""
+    """Type of the stored keys and values. "auto" is the model's; "fp8" (e4m3, scale 1) takes half of bfloat16."""
     enable_prefix_caching: bool = True
     """Reuse the KV blocks of equal prompt prefixes."""
 
@@ -98,7 +98,7 @@ class ParallelConfig:
     tensor_parallel_size: int = 1
     """Devices the weights and heads are split over."""
     attention_implementation: str = "auto"
-    """Forces a paged-attention implementation by name ("xla", "reference", ...); "auto" takes the device's own."""
+    """Forces a paged-attention implementation by its name; "auto" takes the device's own."""
     compilation_cache_dir: str | None = None
     """Where compiled programs are kept for the next start. The default is ~/.cache/vllm-jax/xla; "" keeps none."""
 
@@ -144,12 +144,8 @@ class EngineConfig:
             raise ConfigError("--dtype float16 is not supported; use bfloat16 or float32")
         if cache.kv_cache_dtype not in ("auto", "bfloat16", "float32", "fp8"):
             raise ConfigError(
-                f"--kv-cache-dtype {cache.kv_cache_dtype} is not supported; use auto, bfloat16, float32 or fp8"
-                + (
-                    " (int8 needs scales, which no checkpoint brings)"
-                    if cache.kv_cache_dtype == "int8"
-                    else ""
-                )
+                f"--kv-cache-dtype {cache.kv_cache_dtype} is not supported; use auto, bfloat16, float32 or "
+                "fp8 (int8 needs scales, which checkpoints do not bring)"
             )
         positive = {
             "--max-model-len": model.max_model_len,
