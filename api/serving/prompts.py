@@ -22,6 +22,8 @@ from vllm_jax.tokenizer.chat_template import ChatTemplate, request_chat_template
 T = TypeVar("T")
 
 _THREADS = 4
+_TEXT_SLACK = 4
+"""Tokenizers may drop characters (runs of spaces, say): only texts far above the limit are refused unread."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class PromptMaker:
         self._template = template
         self._config = config
         self._max_model_len = max_model_len
+        self._max_chars = _TEXT_SLACK * max_model_len * _longest_piece(tokenizer) if tokenizer else 0
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prompt")
 
     @property
@@ -179,7 +182,14 @@ class PromptMaker:
         return kwargs | (body.chat_template_kwargs or {})
 
     def _encode(self, text: str, add_special_tokens: bool, field: str) -> list[int]:
-        return self._need_tokenizer(field).encode(text, add_special_tokens=add_special_tokens)
+        tokenizer = self._need_tokenizer(field)
+        if len(text) > self._max_chars:  # would only cost time: it cannot fit
+            raise bad_request(
+                f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt "
+                f"contains {len(text)} characters, which cannot fit. Please shorten the prompt.",
+                "input_tokens",
+            )
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     def _need_tokenizer(self, field: str) -> Tokenizer:
         if self._tokenizer is None:
@@ -213,6 +223,11 @@ class PromptMaker:
 
     async def _in_pool(self, make: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, make)
+
+
+def _longest_piece(tokenizer: Tokenizer) -> int:
+    """Most characters of one token."""
+    return max(len(tokenizer.id_to_piece(i) or "") for i in range(tokenizer.max_token_id + 1))
 
 
 def _prompt_list(body: CompletionRequest) -> list[str | list[int]]:

@@ -203,6 +203,11 @@ def test_limits_of_the_context(client: TestClient) -> None:
     assert error["param"] == "input_tokens" and "maximum context length is 256 tokens" in error["message"]
 
 
+def test_texts_that_cannot_fit_are_refused_unread(client: TestClient) -> None:
+    error = ask(client, 400, messages=[{"role": "user", "content": "a" * 2_000_000}])
+    assert error["param"] == "input_tokens" and "characters" in error["message"]
+
+
 def test_max_completion_tokens_wins(client: TestClient) -> None:
     assert ask(client, max_completion_tokens=2, max_tokens=9, **GREEDY)["usage"]["completion_tokens"] == 2
 

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from server_process import ENGINE_FLAGS, REPO
 
 from api.cli import main
 from api.commands.sockets import listen, reserve, url
 from api.server_config import HttpConfig
 from vllm_jax import __version__
 from vllm_jax.errors import ConfigError
-
-REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +87,8 @@ def test_broken_checkpoint(tmp_path: Path, mpt_checkpoint: Path, capsys: pytest.
 
 
 def test_bad_chat_template_stops_the_start(mpt_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--max-num-seqs=4", "--max-num-batched-tokens=32", "--num-gpu-blocks-override=96"]
-    assert main(["serve", str(mpt_checkpoint), "--port", "0", *flags, "--chat-template", "{% if %}"]) == 1
+    argv = ["serve", str(mpt_checkpoint), "--port", "0", *ENGINE_FLAGS, "--chat-template", "{% if %}"]
+    assert main(argv) == 1
     assert "chat template" in error_line(capsys)
 
 

@@ -6,10 +6,10 @@ import asyncio
 
 import openai
 import pytest
-from conftest import Server
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI, OpenAI
+from server_process import Server
 
 MESSAGES = [{"role": "user", "content": "Where is the station?"}]
 GREEDY = {"temperature": 0, "max_completion_tokens": 8, "extra_body": {"ignore_eos": True}}

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from conftest import ENGINE_SETTINGS, REPO, Server, StartServer
+from server_process import Server, StartServer
 from sse_reader import read_events
 
 CHAT = "/v1/chat/completions"
-LONG = {"messages": [{"role": "user", "content": "Hello"}], "ignore_eos": True, "temperature": 1}
+ENDLESS = {"ignore_eos": True, "temperature": 1, "max_tokens": 240}
+LONG = {"messages": [{"role": "user", "content": "Hello"}], **ENDLESS}
 
 
 def test_start_prints_a_summary_and_warns_of_the_template_once(server: Server) -> None:
@@ -81,7 +81,7 @@ def test_giant_headers_are_refused(server: Server) -> None:
     assert httpx.get(server.url + "/health").status_code == 200
 
 
-def test_key_from_the_environment_and_token_ids_only(start_server: StartServer) -> None:
+def test_keys_from_the_environment_token_ids_only_and_abort_at_once(start_server: StartServer) -> None:
     server = start_server(
         "--skip-tokenizer-init",
         "--uvicorn-log-level=warning",
@@ -117,15 +117,52 @@ def test_key_from_the_environment_and_token_ids_only(start_server: StartServer) 
             response = client.post(server.url + path, json=refused)
             assert response.status_code == 400 and response.json()["error"]["param"] == param, path
     assert "secret" not in server.log.read_text()
+    headers = {"Authorization": "Bearer secret"}
+    thread, lines = stream_in_background(server, "/v1/completions", {"prompt": [1], **ENDLESS}, headers)
     server.stop()
+    thread.join(30)
+    assert finish_reason(lines) in ("abort", "length")
 
 
-def stream_in_background(server: Server, body: dict) -> tuple[threading.Thread, list[str]]:
+def test_unix_socket_and_sigterm_that_finishes_what_is_in_flight(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server(uds=str(tmp_path / "s.sock"))
+    with server.client() as client:
+        assert client.get("/v1/models").json()["data"]
+    thread, lines = stream_in_background(server, CHAT, LONG)
+    server.stop()
+    thread.join(30)
+    assert finish_reason(lines) == "length"
+    assert not Path(server.uds or "").exists()
+
+
+def test_a_second_signal_aborts(start_server: StartServer) -> None:
+    server = start_server("--shutdown-timeout=100")
+    streams = [stream_in_background(server, CHAT, LONG) for _ in range(4)]
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.05)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 0, server.log.read_text()
+    for thread, lines in streams:
+        thread.join(30)
+        assert finish_reason(lines) in ("abort", "length")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(server.url + "/health")
+
+
+def stream_in_background(
+    server: Server, path: str, body: dict[str, Any], headers: dict[str, str] | None = None
+) -> tuple[threading.Thread, list[str]]:
+    """Reads a stream in a thread, which has got its first event when this returns."""
     lines: list[str] = []
     started = threading.Event()
 
     def read() -> None:
-        with httpx.stream("POST", server.url + CHAT, json={**body, "stream": True}, timeout=120) as response:
+        with (
+            server.client() as client,
+            client.stream("POST", path, json={**body, "stream": True}, headers=headers) as response,
+        ):
             for line in response.iter_lines():
                 lines.append(line)
                 started.set()
@@ -139,52 +176,3 @@ def stream_in_background(server: Server, body: dict) -> tuple[threading.Thread, 
 def finish_reason(lines: list[str]) -> str:
     events = read_events("\n".join(lines) + "\n")
     return events[-1]["choices"][0]["finish_reason"]
-
-
-def test_sigterm_finishes_what_is_in_flight(start_server: StartServer) -> None:
-    server = start_server()
-    thread, lines = stream_in_background(server, LONG)
-    server.stop()
-    thread.join(30)
-    assert finish_reason(lines) == "length"
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(server.url + "/health")
-
-
-@pytest.mark.parametrize("how", ["timeout 0", "second signal"])
-def test_sigterm_aborts_when_told_to(start_server: StartServer, how: str) -> None:
-    # Many long sequences, so that they cannot be done before the abort.
-    server = start_server(*(["--shutdown-timeout=0"] if how == "timeout 0" else ["--shutdown-timeout=100"]))
-    streams = [stream_in_background(server, LONG) for _ in range(4)]
-    server.process.send_signal(signal.SIGTERM)
-    if how == "second signal":
-        time.sleep(0.05)
-        server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(30) == 0, server.log.read_text()
-    reasons = []
-    for thread, lines in streams:
-        thread.join(30)
-        reasons.append(finish_reason(lines))
-    assert set(reasons) <= {"abort", "length"}
-
-
-def test_unix_socket(mpt_checkpoint: Path, tmp_path: Path, engine: object) -> None:
-    path = str(tmp_path / "s.sock")
-    settings = [f"--{name.replace('_', '-')}={value}" for name, value in ENGINE_SETTINGS.items()]
-    command = [sys.executable, "-m", "api.cli", "serve", str(mpt_checkpoint), "--uds", path, *settings]
-    process = subprocess.Popen(command, cwd=REPO, env=dict(os.environ), stdout=subprocess.DEVNULL)
-    try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=path)) as client:
-            deadline = time.monotonic() + 120
-            while True:
-                assert process.poll() is None and time.monotonic() < deadline
-                try:
-                    if client.get("http://server/health").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.1)
-            assert client.get("http://server/v1/models").json()["data"]
-    finally:
-        process.terminate()
-        assert process.wait(60) == 0
-    assert not Path(path).exists()
