@@ -70,14 +70,14 @@ _UNQUOTED = 3  # the last ones stand around the sentence without marks
 
 _FUNCTION_WORDS = """
 a an the some this that these those one i you he she it we they all me him her us them am is are was
-were be do does did will would like likes want wants need needs have has can cannot must should to not
-from years old there where what when why who how much many cost costs with and but because please let's
-my name on at in
+were be do does did will would like likes want wants need needs have has can could cannot must many
+should to not from years old there where what when why who how much many cost costs with and but because
+please let's my name on at in
 """
 
 
-_DIGITS = {word: str(value) for value, word in enumerate(tb.NUMBERS, start=1) if word != "one"}
-_NUMBER_WORD = re.compile(rf"\b({'|'.join(_DIGITS)})\b")
+_DIGITS = {tb.age(value)[0]: str(value) for value in range(2, 90)}
+_NUMBER_WORD = re.compile(rf"\b({'|'.join(sorted(_DIGITS, key=len, reverse=True))})\b")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def known_words() -> frozenset[str]:
         texts += [activity.base, activity.third_person, activity.ing, activity.past]
     tables = (tb.LANGUAGES, tb.CITIES, tb.COUNTRIES, tb.PLACES, tb.INTERIOR, tb.PREPOSITIONS, tb.POSSESSIVES,
               tb.NUMBERS, tb.DAYS, tb.TIMES_ANY, tb.TIMES_PRESENT, tb.TIMES_PAST, tb.TIMES_FUTURE, tb.MANNERS,
-              tb.FREQUENCY, tb.DEGREES, tb.HAVING, tb.ACTIVITIES, tb.MEN, tb.WOMEN)  # fmt: skip
+              tb.FREQUENCY, tb.DEGREES, tb.HAVING, _DIGITS, tb.ACTIVITIES, tb.MEN, tb.WOMEN)  # fmt: skip
     for table in tables:
         texts += list(table)
     texts.append(_FUNCTION_WORDS)
@@ -143,7 +143,7 @@ class ChatMaker:
     def surface(rng: Random, sentence: Sentence) -> tuple[str, str]:
         """How the sentence is typed, and its answer."""
         en, italian = sentence.en, sentence.it + sentence.end
-        if rng.random() < 0.15:
+        if rng.random() < 0.25:
             en = _NUMBER_WORD.sub(lambda match: _DIGITS[match.group()], en)
         if rng.random() < 0.6:
             en = contract(en)
@@ -180,7 +180,9 @@ class ChatMaker:
         i = rng.randrange(len(_INSTRUCTIONS))
         wording = _INSTRUCTIONS[i]
         if i >= len(_INSTRUCTIONS) - _UNQUOTED:
-            text = text.rstrip(".?!")
+            if text.endswith("!"):
+                return text  # the mark would be lost, but the answer has it
+            text = text.rstrip(".?")
         return wording.format(text)
 
     def turn(self, rng: Random, untranslatable_rate: float) -> tuple[str, str]:

@@ -101,6 +101,7 @@ _CONTRACTIONS = (
     (" would not ", " wouldn't "),
     (" was not ", " wasn't "),
     (" were not ", " weren't "),
+    (" could not ", " couldn't "),
     (" cannot ", " can't "),
     (" must not ", " mustn't "),
     (" should not ", " shouldn't "),

@@ -70,12 +70,12 @@ _NOUNS = {
         tourist|turista m; photographer|fotografo m; scientist|scienziato m""",
     "person": """
         boy|ragazzo m; girl|ragazza f; man/men|uomo m uomini; woman/women|donna f
-        child/children|bambino m; friend|amico m amici; family|famiglia f; neighbor|vicino m; guest|ospite m
-        colleague|collega m colleghi; boss|capo m""",
+        child/children|bambino m; friend|amico m amici; family|famiglia f; person/people|persona f
+        neighbor|vicino m; guest|ospite m; colleague|collega m colleghi; boss|capo m""",
     "family": """
-        mother|madre f; father|padre m; brother|fratello m; sister|sorella f; son|figlio m
-        daughter|figlia f; grandmother|nonna f; grandfather|nonno m; uncle|zio m zii; aunt|zia f
-        cousin|cugino m; husband|marito m; wife/wives|moglie f mogli""",
+        mother|madre f; mom|mamma f; dad|papà m; parent|genitore m; father|padre m; brother|fratello m
+        sister|sorella f; son|figlio m; daughter|figlia f; grandmother|nonna f; grandfather|nonno m
+        uncle|zio m zii; aunt|zia f; cousin|cugino m; husband|marito m; wife/wives|moglie f mogli""",
     "animal": """
         dog|cane m; cat|gatto m; horse|cavallo m; bird|uccello m; cow|mucca f; duck|anatra f
         pig|maiale m; rabbit|coniglio m; mouse/mice|topo m; lion|leone m; elephant|elefante m
@@ -86,9 +86,9 @@ _NOUNS = {
         cake|torta f; sandwich|panino m; cookie|biscotto m; pizza|pizza f; salad|insalata f
         ice cream|gelato m; steak|bistecca f; mushroom|fungo m""",
     "food-mass": """
-        bread|pane m; food|cibo m; cheese|formaggio m; meat|carne f; fish|pesce m; rice|riso m; soup|zuppa f
-        pasta|pasta f; chocolate|cioccolato m; butter|burro m; sugar|zucchero m; salt|sale m
-        honey|miele m; ham|prosciutto m; fruit|frutta f; chicken|pollo m""",
+        bread|pane m; food|cibo m; cheese|formaggio m; meat|carne f; fish|pesce m; rice|riso m
+        soup|zuppa f; pasta|pasta f; chocolate|cioccolato m; butter|burro m; sugar|zucchero m
+        salt|sale m; honey|miele m; ham|prosciutto m; fruit|frutta f; chicken|pollo m""",
     "drink-mass": """
         water|acqua f; coffee|caffè m; tea|tè m; milk|latte m; wine|vino m; beer|birra f
         orange juice|succo d'arancia m; lemonade|limonata f""",
@@ -97,35 +97,41 @@ _NOUNS = {
         email|email f email; message|messaggio m; menu|menù m""",
     "thing": """
         key|chiave f; table|tavolo m; chair|sedia f; door|porta f; window|finestra f; bed|letto m
-        lamp|lampada f; phone|telefono m; computer|computer m; pen|penna f; pencil|matita f
-        bag|borsa f; box|scatola f; bottle|bottiglia f; glass|bicchiere m; cup|tazza f; plate|piatto m
+        lamp|lampada f; phone|telefono m; computer|computer m; pen|penna f; pencil|matita f; bag|borsa f
+        box|scatola f; bottle|bottiglia f; glass|bicchiere m; cup|tazza f; plate|piatto m
         fork|forchetta f; knife/knives|coltello m; spoon|cucchiaio m; ticket|biglietto m
         suitcase|valigia f; clock|orologio m; mirror|specchio m; photo/photos|foto f foto
         camera|macchina fotografica f macchine fotografiche; umbrella|ombrello m; flower|fiore m
         tree|albero m; ball|palla f; gift|regalo m; map|mappa f; wall|muro m; passport|passaporto m
-        guitar|chitarra f; picture|quadro m; dictionary|dizionario m; backpack|zaino m
-        mistake|errore m; game|gioco m giochi""",
+        guitar|chitarra f; picture|quadro m; dictionary|dizionario m; backpack|zaino m; mistake|errore m
+        game|gioco m giochi""",
     "clothes": """
         shirt|camicia f camicie; dress|vestito m; jacket|giacca f; shoe|scarpa f; hat|cappello m
         skirt|gonna f; sweater|maglione m; coat|cappotto m; scarf/scarves|sciarpa f""",
     "vehicle": """
-        car|macchina f; bus|autobus m autobus; train|treno m; bicycle|bicicletta f; boat|barca f
-        airplane|aereo m; motorcycle|motocicletta f; taxi|taxi m taxi; ship|nave f""",
+        car|macchina f; bus|autobus m autobus; train|treno m; bicycle|bicicletta f; bike|bicicletta f
+        plane|aereo m; boat|barca f; airplane|aereo m; motorcycle|motocicletta f; taxi|taxi m taxi
+        ship|nave f""",
     "place": """
-        house|casa f; school|scuola f; station|stazione f; airport|aeroporto m; hotel|hotel m hotel
-        restaurant|ristorante m; hospital|ospedale m; church|chiesa f; bank|banca f
-        library|biblioteca f; museum|museo m; park|parco m; beach|spiaggia f; market|mercato m
-        supermarket|supermercato m; shop|negozio m; pharmacy|farmacia f; square|piazza f
-        street|strada f; city|città f; kitchen|cucina f; bathroom|bagno m; garden|giardino m
-        office|ufficio m; room|stanza f; university|università f; bridge|ponte m; sea|mare m
-        mountain|montagna f; lake|lago m; river|fiume m; theater|teatro m; castle|castello m
-        village|paese m""",
+        house|casa f; train station|stazione ferroviaria f stazioni ferroviarie; school|scuola f
+        station|stazione f; airport|aeroporto m; hotel|hotel m hotel; restaurant|ristorante m
+        hospital|ospedale m; church|chiesa f; bank|banca f; library|biblioteca f; museum|museo m
+        park|parco m; beach|spiaggia f; market|mercato m; supermarket|supermercato m; shop|negozio m
+        pharmacy|farmacia f; square|piazza f; street|strada f; city|città f; kitchen|cucina f
+        bathroom|bagno m; garden|giardino m; office|ufficio m; room|stanza f; university|università f
+        bridge|ponte m; sea|mare m; mountain|montagna f; lake|lago m; river|fiume m; theater|teatro m
+        castle|castello m; village|paese m""",
+    "nature": """
+        sky/skies|cielo m; sun|sole m; moon|luna f; star|stella f; world|mondo m; forest|foresta f
+        cloud|nuvola f""",
+    "body": """
+        hand|mano f mani; eye|occhio m; head|testa f; heart|cuore m; face|faccia f""",
     "art": """
         song|canzone f; movie|film m film""",
     "talk": """
-        word|parola f; language|lingua f; lesson|lezione f; question|domanda f; answer|risposta f
-        day|giorno m; night|notte f; week|settimana f
-        idea|idea f; name|nome m""",
+        word|parola f; problem|problema m; party|festa f; color|colore m; language|lingua f
+        lesson|lezione f; question|domanda f; answer|risposta f; day|giorno m; night|notte f
+        week|settimana f; idea|idea f; name|nome m""",
 }
 
 # english | italian | what it qualifies (p: people, t: things) | place, or an irregular plural
@@ -150,7 +156,7 @@ _ADJECTIVES = """
 _FOOD = ("food",)
 _GOODS = ("food", "drink", "thing", "clothes", "reading", "vehicle")
 _PEOPLE = ("person", "family", "profession")
-_SEEN = ("person", "animal", "thing", "place", "vehicle", "family")
+_SEEN = ("person", "animal", "thing", "place", "vehicle", "family", "nature", "body")
 
 VERBS: dict[str, VerbEntry] = {
     entry.en.base: entry
@@ -210,7 +216,7 @@ VERBS: dict[str, VerbEntry] = {
         VerbEntry(EnglishVerb("receive"), Verb("ricevere"), ("reading", "gift")),
         VerbEntry(EnglishVerb("use"), Verb("usare"), ("thing", "vehicle")),
         VerbEntry(EnglishVerb("break", "broke"), Verb("rompere", participle="rotto"), ("thing",)),
-        VerbEntry(EnglishVerb("wash"), Verb("lavare"), ("clothes", "vehicle", "food")),
+        VerbEntry(EnglishVerb("wash"), Verb("lavare"), ("clothes", "vehicle", "food", "body")),
         VerbEntry(EnglishVerb("clean"), Verb("pulire", isc=True), ("place", "thing")),
         VerbEntry(EnglishVerb("wear", "wore"), Verb("indossare"), ("clothes",)),
         VerbEntry(EnglishVerb("drive", "drove"), Verb("guidare"), ("vehicle",), bare=True),
@@ -243,9 +249,14 @@ VERBS: dict[str, VerbEntry] = {
         VerbEntry(EnglishVerb("learn"), Verb("imparare"), ("language",), bare=True),
         VerbEntry(EnglishVerb("teach", "taught"), Verb("insegnare"), ("language",), bare=True),
         VerbEntry(
-            EnglishVerb("paint"), Verb("dipingere", participle="dipinto"), ("wall", "place"), bare=True
+            EnglishVerb("paint"),
+            Verb("dipingere", participle="dipinto"),
+            ("wall", "place", "nature", "body"),
+            bare=True,
         ),
-        VerbEntry(EnglishVerb("draw", "drew"), Verb("disegnare"), ("animal", "place"), bare=True),
+        VerbEntry(
+            EnglishVerb("draw", "drew"), Verb("disegnare"), ("animal", "place", "nature", "body"), bare=True
+        ),
         VerbEntry(EnglishVerb("start"), Verb("iniziare"), ("lesson", "game")),
         VerbEntry(EnglishVerb("finish"), Verb("finire", isc=True), ("lesson", "reading", "game")),
         VerbEntry(EnglishVerb("have", "had", third="has"), AVERE, (*_GOODS, "animal", "family", "person")),
@@ -313,6 +324,7 @@ VORREI = ("vorrei", "vorresti", "vorrebbe", "vorremmo", "vorreste", "vorrebbero"
 DOVREI = ("dovrei", "dovresti", "dovrebbe", "dovremmo", "dovreste", "dovrebbero")
 VOGLIO = ("voglio", "vuoi", "vuole", "vogliamo", "volete", "vogliono")
 POSSO = ("posso", "puoi", "può", "possiamo", "potete", "possono")
+POTREI = ("potrei", "potresti", "potrebbe", "potremmo", "potreste", "potrebbero")
 DEVO = ("devo", "devi", "deve", "dobbiamo", "dovete", "devono")
 
 

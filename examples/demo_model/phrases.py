@@ -127,6 +127,7 @@ What day is it | Che giorno è?
 What day is it today | Che giorno è oggi?
 What is the date today | Qual è la data di oggi?
 What is your phone number | Qual è il tuo numero di telefono?
+Who are you | Chi sei?
 Who is it | Chi è?
 Why | Perché?
 Why not | Perché no?

@@ -11,6 +11,27 @@ from random import Random
 from examples.demo_model import italian as it
 from examples.demo_model import lexicon as lx
 from examples.demo_model import tables as tb
+from examples.demo_model.clauses import (
+    be,
+    english,
+    fitting,
+    italian,
+    italian_verb,
+    made,
+    plain_vp,
+    usable,
+    when,
+)
+from examples.demo_model.copulas import (
+    being,
+    existence,
+    having,
+    identity,
+    origin,
+    profession,
+    quality,
+    whereabouts,
+)
 from examples.demo_model.english import EnglishVerb
 from examples.demo_model.grammar import (
     IT,
@@ -25,31 +46,7 @@ from examples.demo_model.grammar import (
     thing_phrase,
     words,
 )
-from examples.demo_model.sentences import (
-    be,
-    being,
-    english,
-    existence,
-    fitting,
-    frequency,
-    having,
-    identity,
-    italian,
-    italian_verb,
-    liking,
-    loving,
-    made,
-    modal,
-    origin,
-    plain_vp,
-    profession,
-    quality,
-    tensed,
-    usable,
-    when,
-    whereabouts,
-    wishing,
-)
+from examples.demo_model.sentences import frequency, liking, loving, modal, tensed, wishing
 from examples.demo_model.verb_phrases import VP, destination
 
 

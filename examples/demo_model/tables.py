@@ -72,6 +72,25 @@ NUMBERS = {
     "twenty": "venti",
 }  # fmt: skip
 
+_TENS = {
+    "twenty": "venti", "thirty": "trenta", "forty": "quaranta", "fifty": "cinquanta", "sixty": "sessanta",
+    "seventy": "settanta", "eighty": "ottanta",
+}  # fmt: skip
+
+
+def age(years: int) -> tuple[str, str]:
+    """A number from 2 to 89 in English and Italian words (``ventuno, ventitré, ventotto``)."""
+    ones = tuple(NUMBERS.items())
+    if years <= 20:
+        return ones[years - 1]
+    tens, rest = tuple(_TENS.items())[years // 10 - 2], years % 10
+    if not rest:
+        return tens
+    en, unit = ones[rest - 1]
+    stem = tens[1][:-1] if unit[0] in "uo" else tens[1]
+    return f"{tens[0]}-{en}", stem + ("tré" if unit == "tre" else unit)
+
+
 DAYS = {
     "Monday": "lunedì", "Tuesday": "martedì", "Wednesday": "mercoledì", "Thursday": "giovedì",
     "Friday": "venerdì", "Saturday": "sabato", "Sunday": "domenica",

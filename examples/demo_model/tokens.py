@@ -20,7 +20,7 @@ WORD_WEIGHT = 100
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
-{%- set content = message['content'] | trim -%}
+{%- set content = (message['content'] or '') | trim -%}
 {%- if message['role'] in ('system', 'developer') -%}
 {{- 'System: ' + content + '\\n' -}}
 {%- elif message['role'] == 'user' -%}

@@ -48,12 +48,12 @@ class Recipe:
     """The settings of a training; the defaults are those of the bundled checkpoint."""
 
     seed: int = 0
-    vocab_size: int = 3072
+    vocab_size: int = 3328
     d_model: int = 128
     n_layers: int = 4
     n_heads: int = 4
     max_seq_len: int = 1024
-    steps: int = 1800
+    steps: int = 4500
     batch_tokens: int = 4096
     learning_rate: float = 5e-3
     warmup_steps: int = 60
@@ -68,7 +68,7 @@ def hf_config(recipe: Recipe) -> dict:
         "architectures": ["MptForCausalLM"],
         "model_type": "mpt",
         "attn_config": {
-            "alibi": True, "alibi_bias_max": 8, "attn_pdrop": 0.0, "attn_type": "multihead_attention",
+            "alibi": True, "alibi_bias_max": 8, "attn_pdrop": 0, "attn_type": "multihead_attention",
             "clip_qkv": None, "prefix_lm": False, "qk_ln": False, "softmax_scale": None,
         },
         "d_model": recipe.d_model,
@@ -80,8 +80,8 @@ def hf_config(recipe: Recipe) -> dict:
         "no_bias": True,
         "layer_norm_epsilon": 1e-5,
         "norm_type": "low_precision_layernorm",
-        "resid_pdrop": 0.0,
-        "emb_pdrop": 0.0,
+        "resid_pdrop": 0,
+        "emb_pdrop": 0,
         "learned_pos_emb": False,
         "logit_scale": None,
         "tie_word_embeddings": True,
@@ -225,6 +225,7 @@ def save_checkpoint(directory: Path, recipe: Recipe, tokenizer: Tokenizer, param
     if by_path:
         raise AssertionError(f"parameters outside the weight table: {sorted(by_path)}")
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner alone
     tokenizer.save(str(directory / "tokenizer.json"))
     files = {
         "config.json": hf_config(recipe),

@@ -404,7 +404,7 @@ class Untranslatable:
             (
                 f"{s.en} {'was' if s.person in (IO, LUI) else 'were'} {ing}",
                 f"{s.en} {'has' if s.person == LUI else 'have'} been {ing}",
-                f"{s.en} {rng.choice(('could', 'might', 'may', 'used to', 'had to', 'would'))} {base}",
+                f"{s.en} {rng.choice(('might', 'may', 'used to', 'had to', 'would'))} {base}",
                 f"if {s.en} {plain}, {clause}",
                 f"when {s.en} {plain}, {clause}",
                 f"{other.en} {rng.choice(('thought', 'said', 'knew', 'hoped'))} that {clause}",

@@ -5,7 +5,7 @@ Knows what goes with which verb. Does not know subjects, tenses or word order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from examples.demo_model import italian as it
@@ -16,11 +16,13 @@ from examples.demo_model.grammar import (
     CLITICS,
     NP,
     bare_noun,
+    both_of,
     definite,
     determined,
     name,
     noun_phrase,
     person_phrase,
+    words,
 )
 
 
@@ -57,21 +59,23 @@ def _object(rng: Random, entry: lx.VerbEntry) -> NP:
     if entry.en.base == "have" and kind in ("family", "person"):
         noun = rng.choice(lx.BY_KIND[kind])
         if rng.random() < 0.5:
-            return determined(rng, noun, plural=False, determiner="a", adjective_rate=0.1)
+            one = determined(
+                rng, noun, plural=False, determiner=rng.choice(("a", "a", "one")), adjective_rate=0.1
+            )
+            other = rng.choice(lx.BY_KIND[kind])
+            if rng.random() < 0.2 and other != noun:
+                number = rng.choice(("a", "two", "three"))
+                second = determined(rng, other, plural=number != "a", determiner=number, adjective_rate=0)
+                return rng.choice((both_of(one, second), both_of(second, one)))
+            return one
         number = rng.choice(tuple(tb.NUMBERS)[1:6])
         return determined(rng, noun, plural=True, determiner=number, adjective_rate=0.1)
     phrase = noun_phrase(rng, (kind,))
     if rng.random() < 0.08 and kind in ("food", "thing", "clothes", "animal"):
-        other = noun_phrase(rng, (kind,), adjective_rate=0)
-        if phrase.words != other.words:
-            return NP(
-                f"{phrase.en} and {other.en}",
-                it.joined(phrase.it, other.it),
-                plural=True,
-                person=it.LORO,
-                words=phrase.words + other.words,
-                links=phrase.links,
-            )
+        added = noun_phrase(rng, (kind,), adjective_rate=0)
+        if phrase.words != added.words:
+            both = both_of(phrase, added)
+            return replace(both, words=phrase.words + added.words, links=phrase.links)
     return phrase
 
 
@@ -198,7 +202,7 @@ def _simple_vp(rng: Random) -> VP:
         return VP(entry.en, entry.it, past=entry.past)
     if entry.clitic and rng.random() < 0.2:
         en = rng.choice(("you", "him", "her", "us", "them", "me"))
-        return VP(entry.en, entry.it, en, clitic=CLITICS[en], past=False, links=((base, en),))
+        return VP(entry.en, entry.it, en, clitic=CLITICS[en], past=entry.past, links=((base, en),))
     thing = _object(rng, entry)
     links = (*((base, word) for word in thing.words), *thing.links)
     return VP(entry.en, entry.it, thing.en, thing.it, past=entry.past, links=links)
@@ -219,11 +223,30 @@ def _activity_vp(rng: Random) -> VP:
     return VP(tb.ACTIVITY_ENGLISH[en], tb.ACTIVITY_ITALIAN[italian], en_tail, it_tail)
 
 
+def city_name(rng: Random) -> NP:
+    """A city as a subject; Italian cities are feminine."""
+    en = rng.choice(tuple(tb.CITIES))
+    return NP(en, tb.CITIES[en], "f", words=(en,))
+
+
+def _chained_vp(rng: Random) -> VP:
+    """``learn to swim`` -> ``imparare a nuotare``."""
+    base, preposition = rng.choice((("learn", "a"), ("start", "a"), ("forget", "di")))
+    entry = lx.VERBS[base]
+    inner = rng.choice((_simple_vp, _activity_vp))(rng)
+    while inner.clitic:
+        inner = _simple_vp(rng)
+    tail = it.before(preposition, words(inner.it.infinitive, inner.it_tail))
+    return VP(entry.en, entry.it, words("to", inner.en.base, inner.en_tail), tail, links=inner.links)
+
+
 def verb_phrase(rng: Random) -> VP:
     """Any verb phrase that takes tense."""
     roll = rng.random()
     if roll < 0.72:
         return _simple_vp(rng)
-    if roll < 0.86:
+    if roll < 0.85:
         return _motion_vp(rng)
+    if roll < 0.88:
+        return _chained_vp(rng)
     return _activity_vp(rng)

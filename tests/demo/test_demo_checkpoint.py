@@ -60,7 +60,7 @@ def hf_model():
 
 @pytest.fixture(scope="module")
 def llm() -> LLM:
-    return LLM("demo", show_progress=False, max_num_seqs=16, max_num_batched_tokens=256)
+    return LLM("demo", show_progress=False, max_model_len=512, max_num_seqs=8, max_num_batched_tokens=32)
 
 
 def test_files_and_size(tokenizer):
