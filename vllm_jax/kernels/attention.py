@@ -15,8 +15,10 @@ import jax.numpy as jnp
 
 from vllm_jax.errors import ConfigError
 from vllm_jax.kernels import pages, reference, xla
+from vllm_jax.kernels.gpu import attention as gpu
 from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.kernels.pages import check_combination
+from vllm_jax.kernels.tpu import attention as tpu
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
             reference.paged_attention, pages.pages_shape, pages.pages_dtype, page_size=16
         ),
         "xla": Implementation(xla.paged_attention, pages.pages_shape, pages.pages_dtype, page_size=16),
+        "gpu": Implementation(
+            gpu.paged_attention,
+            gpu.pages_shape,
+            gpu.pages_dtype,
+            page_size=gpu.PAGE_SIZE,
+            check=gpu.check_combination,
+            platforms=frozenset({"gpu"}),
+        ),
     }
 )
 

@@ -1,0 +1,1 @@
+"""Paged attention for NVIDIA GPUs, in Pallas kernels that Triton compiles."""
