@@ -88,8 +88,8 @@ class ServerContext:
         logger.info("%s: %d prompt tokens, %s, prompt %r", request_id, len(prompt.token_ids), params, shown)
 
 
-def get_context(request: Request) -> ServerContext:
-    """FastAPI dependency."""
+async def get_context(request: Request) -> ServerContext:
+    """FastAPI dependency; ``async`` so that it does not go through a thread."""
     context: ServerContext = request.app.state.context
     return context
 

@@ -25,7 +25,8 @@ class Deltas(Protocol):
 
     async def __anext__(self) -> RequestOutput: ...
 
-    async def aclose(self) -> None: ...  # noqa: D102
+    async def aclose(self) -> None:
+        """Aborts the request if it has not ended."""
 
 
 async def collect(streams: Sequence[Deltas]) -> list[RequestOutput]:

@@ -389,6 +389,19 @@ def test_request_ids(client: TestClient, make_client: Any) -> None:
     assert "x-request-id" not in client.post(CHAT, json={"messages": MESSAGES, "max_tokens": 1}).headers
 
 
+def test_priority_header_wins(client: TestClient) -> None:
+    body = {"messages": MESSAGES, "max_tokens": 1}
+    for headers, given, status in (
+        ({"X-Vllm-Priority": "5"}, 0, 400),
+        ({"X-Vllm-Priority": "0"}, 5, 200),
+        ({"X-Vllm-Priority": "high"}, 0, 400),
+        ({"X-Vllm-Priority": str(2**63)}, 0, 400),
+        ({}, 2**63, 400),
+    ):
+        response = client.post(CHAT, json={**body, "priority": given}, headers=headers)
+        assert response.status_code == status, (headers, given)
+
+
 def test_cached_tokens_are_reported_where_asked_for(make_client: Any) -> None:
     client = make_client(api={"enable_prompt_tokens_details": True})
     body = {"max_tokens": 1, "cache_salt": "only-this-test"}

@@ -1,0 +1,28 @@
+"""The page about the API names every refused field and every field without effect."""
+
+from __future__ import annotations
+
+import pytest
+from server_process import REPO
+
+from api.protocol.chat import ChatCompletionRequest
+from api.protocol.completions import CompletionRequest
+from api.protocol.unsupported import NO_EFFECT, REFUSED
+
+PAGE = (REPO / "docs" / "api.md").read_text()
+REFUSED_PART, NO_EFFECT_PART = PAGE.split("## Refused for now")[1].split("## Accepted without effect")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_fields_are_written_down(name: str) -> None:
+    assert f"`{name}`" in REFUSED_PART
+
+
+@pytest.mark.parametrize("name", NO_EFFECT)
+def test_fields_without_effect_are_written_down(name: str) -> None:
+    assert f"`{name}`" in NO_EFFECT_PART.split("## Start")[0]
+
+
+def test_the_lists_do_not_overlap() -> None:
+    declared = {*ChatCompletionRequest.model_fields, *CompletionRequest.model_fields}
+    assert not NO_EFFECT.keys() & (REFUSED.keys() | declared)
