@@ -27,6 +27,7 @@ from api.commands.sockets import listen, reserve, url
 from api.commands.summary import print_summary
 from api.server_config import HttpConfig, ServerConfig
 from api.serving.context import ServerContext, make_context
+from api.serving.model_names import chosen_names
 from vllm_jax import __version__
 from vllm_jax.config import EngineConfig
 from vllm_jax.errors import ConfigError, VllmJaxError
@@ -162,7 +163,8 @@ def _load(engine_config: EngineConfig, config: ServerConfig) -> ServerContext:
     console.print(f"vllm-jax {__version__}: loading {engine_config.model.model}", highlight=False)
     try:
         with progress_bars(console) as progress:
-            engine = AsyncEngine.start(engine_config, progress)
+            [name, *_] = chosen_names(engine_config.model.model, config.api.served_model_name)
+            engine = AsyncEngine.start(engine_config, progress, served_name=name)
         return make_context(engine, engine_config, config)
     except VllmJaxError:
         raise

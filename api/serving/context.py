@@ -6,7 +6,6 @@ import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import Request
 
@@ -63,7 +62,7 @@ class ServerContext:
         try:
             for i, prompt in enumerate(prompts):
                 self._log_request(request_id, prompt, params)
-                stream: Any = self.engine.generate(
+                stream = self.engine.generate(
                     f"{unique}-{i}",
                     prompt.token_ids,
                     params,

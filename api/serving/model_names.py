@@ -28,11 +28,9 @@ class ServedModels:
     @classmethod
     def choose(cls, model: str, served_model_name: tuple[str, ...], max_model_len: int) -> ServedModels:
         """The names asked for, else the model's own; the demo model has its own name and alias."""
-        if served_model_name:
-            return cls(model, max_model_len, tuple(dict.fromkeys(served_model_name)))
-        if model == DEMO_MODEL:
-            return cls(model, max_model_len, (DEMO_NAME,), (DEMO_ALIAS,))
-        return cls(model, max_model_len, (model,))
+        names = chosen_names(model, served_model_name)
+        alias = (DEMO_ALIAS,) if model == DEMO_MODEL and not served_model_name else ()
+        return cls(model, max_model_len, names, alias)
 
     def resolve(self, name: str | None) -> str:
         """The name to answer with.
@@ -55,3 +53,10 @@ class ServedModels:
     def list(self) -> ModelList:
         """The cards of all served names."""
         return ModelList(data=[self.card(name) for name in self.names])
+
+
+def chosen_names(model: str, served_model_name: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that are listed; the first one is in the answers and the metrics."""
+    if served_model_name:
+        return tuple(dict.fromkeys(served_model_name))
+    return (DEMO_NAME,) if model == DEMO_MODEL else (model,)

@@ -102,13 +102,21 @@ class AsyncEngine:
         self._thread.start()
 
     @classmethod
-    def start(cls, config: EngineConfig, progress: ProgressReport = no_progress) -> AsyncEngine:
+    def start(
+        cls,
+        config: EngineConfig,
+        progress: ProgressReport = no_progress,
+        *,
+        served_name: str | None = None,
+    ) -> AsyncEngine:
         """Loads the model, compiles every program and starts the engine thread. Blocks until ready.
+
+        ``served_name`` is the model's name in the metrics; the default is the name it was loaded by.
 
         Raises:
             ConfigError: a setting or the checkpoint cannot be honoured.
         """
-        return cls(load_engine(config, progress))
+        return cls(load_engine(config, progress, served_name=served_name))
 
     @property
     def info(self) -> ModelInfo:
@@ -149,10 +157,10 @@ class AsyncEngine:
         prompt: str | None = None,
         priority: int = 0,
         cache_salt: str | None = None,
-    ) -> AsyncIterator[RequestOutput]:
-        """Starts a request at the call; the iterator yields its deltas until one is ``finished``.
+    ) -> DeltaStream:
+        """Starts a request at the call; the stream yields its deltas until one is ``finished``.
 
-        Closing or cancelling the iterator aborts the request and frees its blocks. Must be called in a
+        Closing, cancelling or dropping it aborts the request and frees its blocks. Must be called in a
         running event loop.
 
         Raises:
@@ -171,7 +179,7 @@ class AsyncEngine:
                 raise EngineDeadError("the server is shutting down")
             self._streams[request_id] = stream
         self._commands.put(_Add(prepared))
-        return _Deltas(self, request_id, stream)
+        return DeltaStream(self, request_id, stream)
 
     def abort(self, request_id: str) -> None:
         """Ends a request: its stream gets a last delta with reason "abort". Unknown ids are ignored."""
@@ -266,7 +274,7 @@ class AsyncEngine:
             stream.loop.call_soon_threadsafe(stream.deliver, failure)
 
 
-class _Deltas(AsyncIterator[RequestOutput]):
+class DeltaStream(AsyncIterator[RequestOutput]):
     """The reader's end of a request. A class and not a generator, so that a request whose iteration never
     began is aborted too when its reader goes away."""
 
@@ -276,7 +284,7 @@ class _Deltas(AsyncIterator[RequestOutput]):
         self._stream = stream
         self._open = True
 
-    def __aiter__(self) -> _Deltas:
+    def __aiter__(self) -> DeltaStream:
         return self
 
     async def __anext__(self) -> RequestOutput:

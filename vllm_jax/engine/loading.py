@@ -58,8 +58,10 @@ class _Limits:
     max_num_batched_tokens: int
 
 
-def load_engine(config: EngineConfig, progress: ProgressReport = no_progress) -> LLMEngine:
-    """Loads, warms up and returns an engine.
+def load_engine(
+    config: EngineConfig, progress: ProgressReport = no_progress, *, served_name: str | None = None
+) -> LLMEngine:
+    """Loads, warms up and returns an engine; ``served_name`` is the model's name in the metrics.
 
     Raises:
         ConfigError: a setting or the checkpoint cannot be honoured; the text says what to do.
@@ -94,7 +96,7 @@ def load_engine(config: EngineConfig, progress: ProgressReport = no_progress) ->
     blocks = _allocate(config, runner, kv_spec, limits, device)
     runner.warm_up(lambda done, total, _: progress("Compiling programs", done, total))
 
-    metrics = Metrics(model_name=config.model.model)
+    metrics = Metrics(model_name=served_name or config.model.model)
     metrics.on_compilation(len(runner.programs))
     metrics.set_cache_config(
         block_size=kv_spec.page_size,
