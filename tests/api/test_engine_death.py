@@ -66,8 +66,8 @@ from api.cli import main
 from vllm_jax.engine.async_engine import AsyncEngine
 
 start = AsyncEngine.start
-def start_and_break(*args):
-    engine = start(*args)
+def start_and_break(*args, **settings):
+    engine = start(*args, **settings)
     break_after_steps(engine, 5)
     return engine
 AsyncEngine.start = start_and_break

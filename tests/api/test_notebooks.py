@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
-import pytest
 from nbclient import NotebookClient
-from served import running_server
+from server_process import REPO, launch
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = REPO / "notebooks"
 ADDRESS_IN_NOTEBOOK = "http://localhost:8000/v1"
 
 
-def run(name: str, replacements: dict[str, str]) -> dict[str, object]:
+def run(name: str, replacements: dict[str, str]) -> dict[str, str]:
     """Executes a notebook with texts replaced in its cells; the last expression of each cell by its index."""
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     for cell in notebook.cells:
@@ -30,10 +29,13 @@ def run(name: str, replacements: dict[str, str]) -> dict[str, object]:
     }
 
 
-@pytest.mark.timeout(300)
-def test_langchain_chat_on_the_demo_model() -> None:
-    with running_server() as server:
-        shown = run("langchain_chat.ipynb", {ADDRESS_IN_NOTEBOOK: server.base_url})
+def test_langchain_chat_on_the_demo_model(tmp_path: Path) -> None:
+    server = launch("demo", [], tmp_path / "log.txt")
+    try:
+        server.wait_until_ready()
+        shown = run("langchain_chat.ipynb", {ADDRESS_IN_NOTEBOOK: f"{server.url}/v1"})
+    finally:
+        server.stop()
     assert "content=' Io amo programmare'" in shown["answer"]
     assert "content=' Io amo programmare'" in shown["chained"]
     streamed = next(text for last, text in shown.items() if "flush=True" in last)
