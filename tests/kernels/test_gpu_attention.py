@@ -275,6 +275,16 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=text):
             gpu.check_combination(**{**sizes, "kv_dtype": jnp.dtype(jnp.bfloat16), **changes})
 
+    def test_float8_on_older_cards(self, monkeypatch):
+        """Their compiler does not refuse it: it ends the process."""
+        sizes = (4, 2, 64, 16, jnp.dtype(jnp.float8_e4m3fn))
+        for capability in (None, 8.9, 9.0):
+            monkeypatch.setattr(gpu, "_compute_capability", lambda found=capability: found)
+            gpu.check_combination(*sizes)
+        monkeypatch.setattr(gpu, "_compute_capability", lambda: 8.0)
+        with pytest.raises(ConfigError, match=r"8\.9 and above.*has 8\.0"):
+            gpu.check_combination(*sizes)
+
     @pytest.mark.parametrize(
         ("dtype", "pages", "error", "text"),
         [

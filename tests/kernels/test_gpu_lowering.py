@@ -1,6 +1,6 @@
 """The GPU kernels lower to Triton for CUDA, over the heads, head dims, pages and dtypes that are supported.
 
-Needs neither a GPU nor CUDA: what cannot be written in Triton (sizes that are no powers of two, casts, missing
+Needs neither a GPU nor CUDA: what Triton does not have (sizes that are no powers of two, casts, missing
 primitives) fails here. Whether it compiles is for ``test_gpu_verify.py``.
 """
 

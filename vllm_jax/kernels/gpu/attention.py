@@ -24,6 +24,7 @@ PAGE_SIZE = 64
 """Tokens of a page where the user has no wish: a block of keys lies in one page then."""
 _SMALLEST_PAGE, _LARGEST_PAGE = 16, 256
 _LARGEST_HEAD = 256
+_FLOAT8 = 8.9
 
 
 def paged_attention(
@@ -95,9 +96,14 @@ def paged_attention(
 def check_combination(
     num_heads: int, num_kv_heads: int, head_dim: int, page_size: int, kv_dtype: jnp.dtype
 ) -> None:
-    """Static check of what the kernels can do. Raises ConfigError with the reason."""
+    """Static check of what the kernels can do, on this GPU. Raises ConfigError with the reason."""
     del num_heads, num_kv_heads  # any will do
-    pages_dtype(kv_dtype)
+    capability = _compute_capability()
+    if pages_dtype(kv_dtype) == jnp.float8_e4m3fn and capability is not None and capability < _FLOAT8:
+        raise ConfigError(
+            f"GPU attention reads fp8 KV pages on compute capability {_FLOAT8} and above (L40, H100), "
+            f"this GPU has {capability}; take another --kv-cache-dtype"
+        )
     if not _SMALLEST_PAGE <= page_size <= _LARGEST_PAGE:
         raise ConfigError(
             f"GPU attention wants a --block-size of {_SMALLEST_PAGE} to {_LARGEST_PAGE}, not {page_size}"
@@ -123,3 +129,11 @@ def check_arrays(q: jax.Array, k: jax.Array, kv_pages: jax.Array) -> None:
             f"GPU attention cannot address one-byte KV pages of {kv_pages.size / 2**30:.1f} GiB a layer, "
             "only below 2 or above 4 GiB (--num-gpu-blocks-override, --kv-cache-memory-bytes)"
         )
+
+
+def _compute_capability() -> float | None:
+    """Of the first CUDA device, for which the kernels are compiled; None where there is none."""
+    try:
+        return float(jax.local_devices(backend="gpu")[0].compute_capability)
+    except (RuntimeError, ValueError):  # no GPU; or one of another maker
+        return None
