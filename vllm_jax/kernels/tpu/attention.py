@@ -1,12 +1,12 @@
-"""Paged attention on TPU: splits a ragged batch into what decodes and what prefills, and runs a kernel for each.
+"""Paged attention on TPU: splits a ragged batch into what decodes and what prefills; a kernel for each.
 
     decode only                        mixed
     paged_decode: writes + attends     write_pages: the chunks' keys and values into the pages
                                        paged_decode: the rows with one token, writes + attends
                                        paged_prefill: the rows with more
 
-Knows the order of the kernels and what an implementation owes its caller (``kernels/attention.py``). Sizes that
-the kernels cannot do are refused here, by name.
+Knows the order of the kernels and what an implementation owes its caller (``kernels/attention.py``).
+Sizes that the kernels cannot do are refused here, by name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vllm_jax.kernels.tpu import blocks, kernel, layout, plan, write
 from vllm_jax.kernels.tpu.blocks import BlockSizes
 from vllm_jax.kernels.tpu.layout import LANES, HeadUnits, pages_dtype, pages_shape
 
-__all__ = ["PAGE_SIZE", "check_combination", "pages_dtype", "pages_shape", "paged_attention"]
+__all__ = ["PAGE_SIZE", "check_combination", "paged_attention", "pages_dtype", "pages_shape"]
 
 PAGE_SIZE = 64
 """Tokens of a page where the user has no wish: long enough copies, and page tables that fit scalar memory."""
@@ -44,7 +44,8 @@ def check_combination(
         raise ConfigError(f"TPU attention has no kernel for --block-size {page_size}; one of {PAGE_SIZES}")
     if jnp.dtype(kv_dtype).itemsize == 1 and page_size < 32:
         raise ConfigError(
-            f"TPU attention needs a --block-size of at least 32 for {jnp.dtype(kv_dtype)} pages, got {page_size}"
+            f"TPU attention needs a --block-size of at least 32 for pages of {jnp.dtype(kv_dtype)}, "
+            f"got {page_size}"
         )
 
 
@@ -178,6 +179,7 @@ def _check_table(metadata: AttentionMetadata, chip: blocks.Chip) -> None:
     room = int(chip.smem_bytes * blocks.USABLE_SMEM)
     if 4 * num_seqs * pages_per_seq > room:
         raise ConfigError(
-            f"a page table of {num_seqs} sequences x {pages_per_seq} pages does not fit the TPU's scalar memory "
-            f"({room} bytes): take a larger --block-size, a smaller --max-model-len or fewer --max-num-seqs"
+            f"a page table of {num_seqs} sequences x {pages_per_seq} pages does not fit the TPU's scalar "
+            f"memory ({room} bytes): take a larger --block-size, a smaller --max-model-len or fewer "
+            "--max-num-seqs"
         )

@@ -147,6 +147,6 @@ def choose(
         else:
             raise ConfigError(
                 f"attention over {units.num_kv_heads} KV heads of {units.head_dim} with pages of {page_size} "
-                f"tokens in {jnp.dtype(kv_dtype)} does not fit the TPU's {chip.vmem_bytes // MIB} MiB of VMEM: "
-                "take a smaller --block-size"
+                f"tokens in {jnp.dtype(kv_dtype)} does not fit the TPU's {chip.vmem_bytes // MIB} MiB of "
+                "VMEM: take a smaller --block-size"
             )

@@ -1,7 +1,7 @@
 """The TPU attention kernel: one body for decoding and for prefill, which differ in what a grid step holds.
 
-Knows one core's work: blocks of queries, pages in HBM, two buffers in VMEM. Does not know batches (the pairs of
-``plan.py`` say what to do), nor how heads lie in lanes (the units of ``layout.py`` say where to look).
+Knows one core's work: blocks of queries, pages in HBM, two buffers in VMEM. Does not know batches (the pairs
+of ``plan.py`` say what to do), nor how heads lie in lanes (the units of ``layout.py`` say where to look).
 
     grid step i              a block of query tokens (decode: one token of one sequence), all heads
       pair p                 a sequence that has tokens in the block
@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -40,7 +41,8 @@ from vllm_jax.kernels.tpu.plan import Pairs
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 MAX_UNROLLED_UNITS = 8
-_HEAD_DIMENSIONS = (((1,), (1,)), ((), ()))
+_TRANSPOSED = (((1,), (1,)), ((), ()))
+"""``x [M, K]`` times the transpose of ``y [N, K]``."""
 
 
 @dataclass(frozen=True)
@@ -237,9 +239,11 @@ def _step(call: AttentionCall, refs: _Refs) -> None:
     def attend_pair(pair: jax.Array, _: None) -> None:
         first = _first_block(call, refs, pair)
         last = pl.cdiv(refs.pairs.end[pair], call.sizes.kv_tokens) - 1
-        jax.lax.fori_loop(
-            first, last + 1, lambda block, _: _attend_block(call, refs, pair, block, last, num_pairs), None
-        )
+
+        def attend_block(block: jax.Array, _: None) -> None:
+            _attend_block(call, refs, pair, block, last, num_pairs)
+
+        jax.lax.fori_loop(first, last + 1, attend_block, None)
 
     jax.lax.fori_loop(refs.pairs.first[step], refs.pairs.first[step + 1], attend_pair, None)
 
@@ -272,10 +276,10 @@ def _attend_block(
 
     @pl.when(following < num_pairs)
     def _run_ahead() -> None:
-        _each_page(call, refs, following, following_block, 1 - slot, _start_copy)
+        _each_page(call, refs, following, following_block, _other(slot), _start_copy)
 
     _each_page(call, refs, pair, block, slot, _wait_copy)
-    refs.turn[0] = 1 - slot
+    refs.turn[0] = _other(slot)
     if call.writes:
 
         @pl.when(is_last)
@@ -309,12 +313,12 @@ def _attend_block(
 
 
 def _tile_of(first: tuple[int, ...], unit: jax.Array) -> jax.Array:
-    """``first[unit]`` without a table: the tiles of the units' windows, which climb by one step or unevenly."""
+    """``first[unit]`` without a table: the tiles of windows climb by one step or unevenly."""
     stride = first[1] - first[0]
     if all(tile == first[0] + stride * u for u, tile in enumerate(first)):
         return first[0] + stride * unit
     tile = jnp.int32(first[0])
-    for u, (before, after) in enumerate(zip(first, first[1:], strict=False)):
+    for u, (before, after) in enumerate(pairwise(first)):
         tile = tile + jnp.where(unit > u, after - before, 0)
     return tile
 
@@ -364,14 +368,14 @@ def _attend_unit(
         preferred_element_type=jnp.float32,
         precision="highest" if dtype == jnp.float32 else None,
     )
-    scores = None
+    scores = jnp.zeros((), jnp.float32)
     for tile in range(call.units.keys.num_tiles):
         part = dot(
             refs.q[0, unit, :, tile * LANES : (tile + 1) * LANES],
             _as(refs.buffers[slot, key_tile + tile], dtype),
-            _HEAD_DIMENSIONS,
+            _TRANSPOSED,
         )
-        scores = part if scores is None else scores + part
+        scores = part if tile == 0 else scores + part
     scores = scores * call.scale
     if call.soft_cap is not None:
         scores = call.soft_cap * jnp.tanh(scores / call.soft_cap)
@@ -420,6 +424,11 @@ def _as(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
 # --- copies -------------------------------------------------------------------------------------------
 
 
+def _other(slot: jax.Array) -> jax.Array:
+    """The buffer that is filled while ``slot`` is computed on."""
+    return 1 - slot
+
+
 def _first_block(call: AttentionCall, refs: _Refs, pair: Any) -> jax.Array:
     return jax.lax.div(refs.pairs.begin[pair], jnp.int32(call.sizes.kv_tokens))
 
@@ -429,7 +438,7 @@ def _page_number(call: AttentionCall, refs: _Refs, pair: Any, index: jax.Array) 
 
 
 def _each_page(
-    call: AttentionCall, refs: _Refs, pair: Any, block: jax.Array, slot: jax.Array, act: Callable[[Any], None]
+    call: AttentionCall, refs: _Refs, pair: Any, block: jax.Array, slot: Any, act: Callable[[Any], None]
 ) -> None:
     """``act`` on the copy of every page of the block that holds a key the pair sees."""
     size, page_size = call.sizes.kv_tokens, call.page_size

@@ -55,7 +55,7 @@ def pages_dtype(dtype: jnp.dtype) -> jnp.dtype:
 
 @dataclass(frozen=True)
 class Window:
-    """Where the units' heads lie: tile ``first[u]`` starts unit u's window, ``offset[u]`` is its first lane."""
+    """Where units lie: tile ``first[u]`` starts unit u's window, ``offset[u]`` is its first lane there."""
 
     first: tuple[int, ...]
     offset: tuple[int, ...]

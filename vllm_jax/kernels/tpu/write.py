@@ -72,6 +72,11 @@ def write_groups(
     )(*scalars, padded, padded, pages)
 
 
+def row_shift(group: int, shift: jax.Array) -> jax.Array:
+    """By how much to turn two pieces, ``2 * group`` rows, so that row ``shift`` comes first."""
+    return jax.lax.rem(2 * group - shift, jnp.int32(2 * group))
+
+
 def _merge(
     page_ref: Any,
     group_ref: Any,
@@ -94,7 +99,7 @@ def _merge(
 
     def one_tile(tile: jax.Array, _: None) -> None:
         pieces = jnp.concatenate([piece_ref[tile].astype(wide), next_ref[tile].astype(wide)], axis=0)
-        turned = pltpu.roll(pieces, jax.lax.rem(2 * group - shift, jnp.int32(2 * group)), 0)[:group]
+        turned = pltpu.roll(pieces, row_shift(group, shift), 0)[:group]
         out_ref[0, tile] = jnp.where(is_new, turned, old_ref[0, tile].astype(wide)).astype(out_ref.dtype)
 
     jax.lax.fori_loop(0, num_tiles, one_tile, None)

@@ -1,0 +1,266 @@
+"""The TPU kernels in interpret mode, both orders of copies, races detected, against the float64 oracle."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tpu_batches
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from ragged_batches import Setup, expected_output, make_batch
+from tpu_batches import check, compiled, tpu_pages
+
+from vllm_jax.errors import ConfigError
+from vllm_jax.kernels import attention
+from vllm_jax.kernels.tpu import blocks, kernel, layout, plan, write
+from vllm_jax.kernels.tpu.layout import HeadUnits
+
+SMALL = {"rows": 4, "pages_per_row": 6, "num_pages": 24, "tokens": 32}
+DECODE = {**SMALL, "tokens": 4, "decode_only": True}
+PAGE32 = {"rows": 4, "pages_per_row": 3, "num_pages": 12, "page": 32}
+
+CASES = {
+    "decode_mha_alibi": (Setup(4, 4, 64, **DECODE), [1, 0, 1, 1], [28, 0, 1, 70]),
+    "mixed_gqa_window_below_page": (Setup(4, 2, 64, window=7, **SMALL), [1, 12, 1, 5], [90, 12, 33, 40]),
+}
+ONE_MODE = {
+    "mixed_mha_alibi": (Setup(2, 2, 128, **SMALL), [17, 1, 0, 9], [17, 80, 0, 60], "on_wait"),
+    "heads_of_80_and_many_units": (Setup(9, 9, 80, **SMALL), [3, 1], [3, 18], "eager"),
+    "one_head_of_64_beside_its_values": (Setup(3, 1, 64, soft_cap=3.0, **SMALL), [5, 1], [30, 17], "on_wait"),
+    "bfloat16_heads_of_96": (Setup(4, 4, 96, dtype="bfloat16", **SMALL), [11, 1], [40, 20], "on_wait"),
+    "sinks_window_page32_head256": (
+        Setup(2, 1, 256, sinks=True, window=40, alibi=False, tokens=16, **PAGE32),
+        [6, 1],
+        [70, 65],
+        "eager",
+    ),
+    "int8_pages": (
+        Setup(4, 2, 64, kv_dtype="int8", k_scale=0.05, v_scale=0.04, tokens=48, **PAGE32),
+        [38, 1],
+        [50, 33],
+        "on_wait",
+    ),
+    "fp8_pages_sinks_alibi_decode": (
+        Setup(
+            4,
+            4,
+            64,
+            kv_dtype="float8_e4m3fn",
+            k_scale=0.003,
+            v_scale=0.1,
+            sinks=True,
+            tokens=4,
+            decode_only=True,
+            **PAGE32,
+        ),
+        [1, 1],
+        [64, 33],
+        "eager",
+    ),
+    "nothing": (Setup(4, 2, 64, window=7, **SMALL), [], [], "eager"),
+    "nothing_to_decode": (Setup(4, 4, 64, **DECODE), [], [], "on_wait"),
+    "one_token_at_most": (Setup(2, 2, 64, **{**SMALL, "tokens": 1}), [1], [17], "on_wait"),
+}
+
+
+@pytest.mark.parametrize("mode", ["on_wait", "eager"])
+@pytest.mark.parametrize("case", CASES)
+def test_both_orders_of_copies(case, mode):
+    setup, q_lens, kv_lens = CASES[case]
+    check(make_batch(setup, q_lens, kv_lens, seed=3), mode)
+
+
+@pytest.mark.parametrize("case", ONE_MODE)
+def test_shapes_and_options(case):
+    setup, q_lens, kv_lens, mode = ONE_MODE[case]
+    check(make_batch(setup, q_lens, kv_lens, seed=4), mode)
+
+
+def test_more_batches_of_one_program():
+    """Boundaries of pages, buffers and query blocks, on a program that is compiled already."""
+    setup = CASES["mixed_gqa_window_below_page"][0]
+    chosen = [
+        ([32], [96]),
+        ([1, 1, 1, 1], [1, 16, 17, 96]),
+        ([8, 8, 16], [8, 40, 32]),
+        ([2, 0, 1, 2], [2, 0, 1, 65]),
+    ]
+    for seed, (q_lens, kv_lens) in enumerate(chosen):
+        check(make_batch(setup, q_lens, kv_lens, seed=seed), "eager")
+
+
+@settings(max_examples=4, deadline=None)
+@given(data=st.data())
+def test_any_batch(data):
+    setup = CASES["mixed_gqa_window_below_page"][0]
+    q_lens, kv_lens, left = [], [], setup.tokens
+    for _ in range(setup.rows):
+        q_len = data.draw(st.integers(0, min(left, 20)))
+        context = data.draw(st.integers(0, setup.capacity - q_len)) if q_len else 0
+        q_lens.append(q_len)
+        kv_lens.append(q_len + context)
+        left -= q_len
+    check(make_batch(setup, q_lens, kv_lens, seed=data.draw(st.integers(0, 1000))), "eager")
+
+
+@pytest.mark.parametrize("mode", ["on_wait", "eager"])
+def test_pages_that_left_the_window_are_not_read(mode):
+    setup = CASES["mixed_gqa_window_below_page"][0]
+    batch = make_batch(setup, [1, 12], [90, 60], seed=14)
+    pages = np.array(batch.pages)
+    for row, first_seen in ((0, 90 - 7), (1, 60 - 12 - 6)):
+        pages[batch.page_table[row, : first_seen // setup.page]] = np.nan
+        batch.page_table[row, : first_seen // setup.page] = 10**6  # reading there is an error
+    batch.pages = jnp.asarray(pages)
+    out, _ = compiled(setup, mode, 8, 32)(batch)
+    np.testing.assert_allclose(out, expected_output(batch), rtol=1e-5, atol=1e-5)
+
+
+def _window_one_too_wide(keys, limits, sliding_window):
+    return (keys <= limits) & (keys > limits - sliding_window - 1)
+
+
+def _next_head_slopes(refs, unit):
+    return jnp.roll(refs.slopes[unit][:, :1], 1, axis=0)
+
+
+def _start_of_page(refs, page, place, group):
+    target = refs.pages.at[page, :, pl.ds(0, group), :]
+    return pltpu.make_async_copy(refs.written, target, refs.sent)
+
+
+BUGS = {
+    "missing_wait": (kernel, "_wait_copy", lambda copy: None, "decode_mha_alibi", "on_wait"),
+    "buffer_filled_while_in_use": (kernel, "_other", lambda slot: slot, "decode_mha_alibi", "eager"),
+    "wrong_page": (
+        kernel,
+        "_page_number",
+        lambda call, refs, pair, index: refs.table[refs.pairs.seq[pair] * call.pages_per_seq],
+        "decode_mha_alibi",
+        "eager",
+    ),
+    "window_one_too_wide": (kernel, "_visible", _window_one_too_wide, "mixed_gqa_window_below_page", "eager"),
+    "slopes_of_the_next_head": (kernel, "_row_slopes", _next_head_slopes, "decode_mha_alibi", "eager"),
+    "unused_places_not_cleared": (kernel, "_clear_values", lambda *_: None, "decode_mha_alibi", "on_wait"),
+    "token_written_elsewhere": (kernel, "_sent_group", _start_of_page, "decode_mha_alibi", "eager"),
+    "chunk_written_one_place_off": (
+        write,
+        "row_shift",
+        lambda group, shift: jax.lax.rem(2 * group - shift + 1, jnp.int32(2 * group)),
+        "mixed_gqa_window_below_page",
+        "eager",
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_found(bug, monkeypatch):
+    """The checks above fail for each of these, so that they mean something where they pass."""
+    module, name, broken, case, mode = BUGS[bug]
+    setup, q_lens, kv_lens = CASES[case]
+    batch = make_batch(setup, q_lens, kv_lens, seed=3)
+    monkeypatch.setattr(module, name, broken)
+    monkeypatch.setattr(tpu_batches, "compiled", compiled.__wrapped__)
+    with pytest.raises(AssertionError):
+        check(batch, mode)
+
+
+class TestLayout:
+    @pytest.mark.parametrize("kv_heads", [1, 2, 3, 8, 9])
+    @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+    def test_queries_meet_their_own_keys(self, kv_heads, head_dim):
+        """Arranged queries times a packed token's window are the plain products; results come back whole."""
+        rng = np.random.default_rng(kv_heads)
+        q = rng.integers(-3, 4, (3, 2 * kv_heads, head_dim)).astype(np.float32)
+        k, v = rng.integers(-3, 4, (2, 5, kv_heads, head_dim)).astype(np.float32)
+        tokens = np.asarray(layout.pack_tokens(jnp.asarray(k), jnp.asarray(v), jnp.float32, None, None))
+        tokens = tokens.reshape(5, -1)
+        for rows, block in ((8, 1), (1, 2)):
+            units = HeadUnits.with_rows(kv_heads, 2, head_dim, rows)
+            arranged = np.asarray(layout.arrange_queries(jnp.asarray(q), units, block))
+            result = []
+            for unit in range(units.num_units):
+                keys, values = (
+                    tokens[:, w.first[unit] * 128 : (w.first[unit] + w.num_tiles) * 128]
+                    for w in (units.keys, units.values)
+                )
+                result.append(arranged[:, unit] @ keys.T @ values)
+            out = layout.collect_outputs(jnp.asarray(np.stack(result, 1)), units, block, 3)
+            share = np.arange(2 * kv_heads) // 2
+            expected = np.einsum("thd,chd,che->the", q, k[:, share], v[:, share])
+            np.testing.assert_array_equal(np.asarray(out), expected)
+
+    def test_memory(self):
+        """Nothing but a row's tail is padded."""
+        for kv_heads, head_dim, tiles in ((32, 64, 32), (1, 64, 1), (32, 80, 40), (8, 96, 12), (3, 80, 4)):
+            assert layout.pages_shape(7, 16, kv_heads, head_dim) == (7, tiles, 16, 128)
+
+    def test_rows_of_the_mixed_plan(self):
+        """The pairs cover each (token, visible key) of the prefilling rows, and no token twice."""
+        setup = CASES["mixed_gqa_window_below_page"][0]
+        metadata = make_batch(setup, [1, 12, 9, 5], [90, 12, 33, 40], seed=0).metadata()
+        pairs, num_blocks = plan.prefill_pairs(metadata, 32, 8, None)
+        assert num_blocks == 4
+        tokens = []
+        for step in range(4):
+            for pair in range(int(pairs.first[step]), int(pairs.first[step + 1])):
+                for token in range(int(pairs.first_token[pair]), int(pairs.end_token[pair])):
+                    tokens.append((step * 8 + token, int(pairs.seq[pair]), int(pairs.position[pair]) + token))
+                assert pairs.end[pair] == tokens[-1][2] + 1
+        rows = np.repeat([1, 2, 3], [12, 9, 5])
+        positions = np.concatenate([np.arange(12), np.arange(24, 33), np.arange(35, 40)])
+        assert tokens == list(zip(range(1, 27), rows, positions, strict=True))
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("sizes", "text"),
+        [
+            ((4, 2, 72, 16, jnp.bfloat16), "head dim 72"),
+            ((4, 2, 64, 48, jnp.bfloat16), "--block-size 48"),
+            ((4, 2, 64, 16, jnp.int8), "at least 32"),
+            ((4, 2, 64, 16, jnp.float16), "float16"),
+            ((4, 3, 64, 16, jnp.bfloat16), "no multiple"),
+        ],
+    )
+    def test_combinations(self, sizes, text):
+        with pytest.raises(ConfigError, match=text):
+            attention.get_implementation("tpu").check(*sizes)
+
+    def test_other_devices(self):
+        with pytest.raises(ConfigError, match="'tpu' runs on tpu, but the device is a cpu"):
+            attention.implementation_for("cpu", "tpu")
+        with pytest.raises(ConfigError, match="needs a TPU"):
+            blocks.current_chip()
+
+    def test_page_of_another_layout(self):
+        setup, q_lens, kv_lens, _ = ONE_MODE["mixed_mha_alibi"]
+        batch = make_batch(setup, q_lens, kv_lens, seed=0)
+        pages = jnp.asarray(tpu_pages(np.asarray(batch.pages), setup))
+        for wrong in (batch.pages, pages[:, :2]):
+            with pytest.raises(ValueError, match="kv_pages_shape"):
+                attention.paged_attention(
+                    batch.q, batch.k, batch.v, wrong, batch.metadata(), scale=1.0, implementation="tpu"
+                )
+
+    def test_block_that_cannot_fit(self):
+        units = HeadUnits.with_rows(64, 1, 256, 8)
+        with pytest.raises(ConfigError, match="smaller --block-size"):
+            blocks.choose(blocks.CHIPS["v4"], units, 256, jnp.float32, jnp.float32, 1, 16)
+
+
+@pytest.mark.parametrize("chip", blocks.CHIPS)
+def test_block_sizes_stay_in_their_budget(chip):
+    limits = blocks.CHIPS[chip]
+    for kv_heads, group, head_dim in ((32, 1, 128), (8, 4, 128), (1, 71, 64), (32, 1, 80), (16, 1, 256)):
+        for rows, tokens in ((8, 1), (1, 2048)):
+            units = HeadUnits.with_rows(kv_heads, group, head_dim, rows)
+            sizes = blocks.choose(limits, units, 32, jnp.bfloat16, jnp.bfloat16, tokens, 128)
+            assert sizes.kv_tokens % 32 == 0 and sizes.kv_tokens >= 32
+            assert (sizes.q_tokens == 1) == (tokens == 1)
+            assert blocks.vmem_bytes(units, sizes, jnp.bfloat16, jnp.bfloat16) <= sizes.vmem_bytes
+            assert sizes.vmem_bytes < limits.vmem_bytes
