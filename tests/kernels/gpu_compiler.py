@@ -2,8 +2,8 @@
 
     python gpu_compiler.py h100 < cases.json > reports.json
 
-XLA's CUDA plugin compiles for a described GPU without a driver. Its PTX goes through ``ptxas -v`` for registers
-and spills; the dump has to be asked for before the backend starts, hence a process of its own.
+XLA's CUDA plugin compiles for a described GPU without a driver. Its PTX goes through ``ptxas -v`` for
+registers and spills; the dump has to be asked for before the backend starts, hence a process of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -161,7 +162,8 @@ def attention(gpu: str, case: dict[str, Any]) -> tuple[Any, int]:
         array((rows + 1,), jnp.int32),
         array((heads,), jnp.float32),
     )
-    compiled = jax.jit(attend, donate_argnums=3).trace(*arguments).lower().compile()
+    traced = jax.jit(attend, donate_argnums=3).trace(*arguments)
+    compiled = traced.lower(lowering_platforms=("cuda",)).compile()
     return compiled, arguments[3].size * stored.itemsize
 
 
@@ -203,7 +205,7 @@ def step(gpu: str, case: dict[str, Any]) -> tuple[Any, int]:
             array((rows, case["capacity"]), jnp.int32),
             array((layout.size,), jnp.int32),
         )
-        .lower()
+        .lower(lowering_platforms=("cuda",))
         .compile()
     )
     return compiled, config.num_layers * pages.size * pages.dtype.itemsize
@@ -225,15 +227,21 @@ def kernels(gpu: str, dump: Path) -> dict[str, dict[str, int]]:
                 "spills": stores + loads,
                 "wgmma": text.count("wgmma.mma_async"),
             }
-    for path in dump.iterdir():
-        path.unlink()
+    shutil.rmtree(dump)
+    dump.mkdir()
     return found
 
 
 def report(gpu: str, case: dict[str, Any], dump: Path) -> dict[str, Any]:
     """What the compiler made of one case; sizes in bytes."""
+    import jax
+    from jax.sharding import AbstractDevice, AbstractMesh
+
+    # What a kernel is lowered for; the arrays' own device is not consulted.
+    device = AbstractDevice(GPUS[gpu]["name"], num_cores=GPUS[gpu]["cores"], platform="gpu")
     try:
-        compiled, cache_bytes = step(gpu, case) if "model" in case else attention(gpu, case)
+        with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device)):
+            compiled, cache_bytes = step(gpu, case) if "model" in case else attention(gpu, case)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
     memory, text = compiled.memory_analysis(), compiled.as_text()
@@ -252,7 +260,7 @@ def main() -> None:
     [gpu] = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_hlo_as_text=false"
+        os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_emitter_re=.*"
         reports = [report(gpu, case, Path(folder)) for case in json.load(sys.stdin)]
     json.dump(reports, sys.stdout)
 

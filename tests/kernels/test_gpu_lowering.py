@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import export
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from vllm_jax.kernels.attention import kv_pages_dtype, kv_pages_shape, paged_attention
 from vllm_jax.kernels.gpu import blocks
@@ -28,6 +29,9 @@ DTYPES = [
     ("bfloat16", "float8_e4m3fn"),
     ("float32", "bfloat16"),
 ]
+H100 = AbstractMesh(
+    (1,), ("x",), abstract_device=AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+)
 TRITON = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
 
 
@@ -45,15 +49,16 @@ def lower(
         metadata = AttentionMetadata(page_table, kv_lens, cu_q_lens, decode_only, "gpu")
         return paged_attention(q, k, v, pages, metadata, scale=0.1, implementation="gpu", **options)
 
-    exported = export.export(jax.jit(attend), platforms=["cuda"], disabled_checks=[TRITON])(
-        jax.ShapeDtypeStruct((tokens, num_heads, head_dim), dtype),
-        jax.ShapeDtypeStruct((tokens, num_kv_heads, head_dim), dtype),
-        jax.ShapeDtypeStruct((tokens, num_kv_heads, head_dim), dtype),
-        jax.ShapeDtypeStruct(shape, kv_pages_dtype(jnp.dtype(stored), implementation="gpu")),
-        ints((rows, 8)),
-        ints((rows,)),
-        ints((rows + 1,)),
-    )
+    with jax.sharding.use_abstract_mesh(H100):
+        exported = export.export(jax.jit(attend), platforms=["cuda"], disabled_checks=[TRITON])(
+            jax.ShapeDtypeStruct((tokens, num_heads, head_dim), dtype),
+            jax.ShapeDtypeStruct((tokens, num_kv_heads, head_dim), dtype),
+            jax.ShapeDtypeStruct((tokens, num_kv_heads, head_dim), dtype),
+            jax.ShapeDtypeStruct(shape, kv_pages_dtype(jnp.dtype(stored), implementation="gpu")),
+            ints((rows, 8)),
+            ints((rows,)),
+            ints((rows + 1,)),
+        )
     return exported.mlir_module()
 
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -34,35 +35,41 @@ DTYPES = [
     ("bfloat16", "float8_e4m3fn"),
     ("float32", "float32"),
 ]
+SIZES = {"bfloat16": 2, "int8": 1, "float8_e4m3fn": 1, "float32": 4}
 GPUS = ["h100", "a100"]
 
 
 def cases(gpu: str) -> list[dict]:
-    """Every head layout with every head dim in bfloat16, and a selection of the rest of the grid."""
+    """Every head layout with every head dim in bfloat16, and a selection of the other dtypes."""
     found = []
-    for i, (heads, kv_heads) in enumerate(HEADS):
-        for j, head_dim in enumerate(HEAD_DIMS):
-            for dtype, kv_dtype in (DTYPES[0], DTYPES[1 + (i + j) % 3]):
-                if gpu == "a100" and kv_dtype == "float8_e4m3fn":
-                    kv_dtype = "int8"  # refused by check_combination
-                found.append(
-                    {
-                        "heads": heads,
-                        "kv_heads": kv_heads,
-                        "head_dim": head_dim,
-                        "page": PAGES[(i + j) % len(PAGES)],
-                        "dtype": dtype,
-                        "kv_dtype": kv_dtype,
-                        "rows": 16,
-                        "tokens": 256,
-                        "num_pages": 512,
-                        "capacity": 4096,
-                        "alibi": (i + j) % 2 == 0,
-                        "window": 500 if j % 3 == 0 else None,
-                        "soft_cap": 30.0 if j % 4 == 3 else None,
-                        "sinks": j % 3 == 1,
-                    }
-                )
+    for (i, (heads, kv_heads)), (j, head_dim) in product(enumerate(HEADS), enumerate(HEAD_DIMS)):
+        for dtype, kv_dtype in (DTYPES[0], DTYPES[1 + (i + j) % 3])[: 1 + (i + j) % 2]:
+            if gpu == "a100" and kv_dtype == "float8_e4m3fn":
+                kv_dtype = "int8"  # refused by check_combination
+            page = PAGES[(i + j) % len(PAGES)]
+            # One of them is beyond 4 GiB, where offsets take 64 bits.
+            cache_bytes = (
+                6 << 30 if (heads, kv_heads, head_dim, dtype) == (32, 8, 128, "bfloat16") else 256 << 20
+            )
+            page_bytes = 2 * kv_heads * page * head_dim * SIZES[kv_dtype]
+            found.append(
+                {
+                    "heads": heads,
+                    "kv_heads": kv_heads,
+                    "head_dim": head_dim,
+                    "page": page,
+                    "dtype": dtype,
+                    "kv_dtype": kv_dtype,
+                    "rows": 16,
+                    "tokens": 256,
+                    "num_pages": cache_bytes // page_bytes,
+                    "capacity": 4096,
+                    "alibi": (i + j) % 2 == 0,
+                    "window": 500 if j % 3 == 0 else None,
+                    "soft_cap": 30.0 if j % 4 == 3 else None,
+                    "sinks": j % 3 == 1,
+                }
+            )
     return found
 
 
@@ -117,7 +124,7 @@ def test_prefill_uses_the_instructions_of_the_h100():
 def test_the_cache_is_updated_in_place(gpu):
     for case, report in grid(gpu):
         assert report["aliased"] >= report["cache"], case
-        assert report["temporary"] < report["cache"] / 2, case
+        assert report["temporary"] < report["cache"] / 4, case
         assert not [line for line in report["copies"] if f"{case['head_dim']}]" in line], report["copies"]
 
 

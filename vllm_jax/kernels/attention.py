@@ -57,10 +57,18 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
             check=gpu.check_combination,
             platforms=frozenset({"gpu"}),
         ),
+        "tpu": Implementation(
+            tpu.paged_attention,
+            tpu.pages_shape,
+            tpu.pages_dtype,
+            page_size=tpu.PAGE_SIZE,
+            check=tpu.check_combination,
+            platforms=frozenset({"tpu"}),
+        ),
     }
 )
 
-PLATFORM_IMPLEMENTATION: Mapping[str, str] = MappingProxyType({"cpu": "xla"})
+PLATFORM_IMPLEMENTATION: Mapping[str, str] = MappingProxyType({"cpu": "xla", "gpu": "gpu", "tpu": "tpu"})
 """The implementation a server takes on each JAX platform."""
 
 
