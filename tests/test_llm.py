@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -287,12 +290,48 @@ def test_without_a_tokenizer_ids_go_in_and_out(mpt_checkpoint, llm) -> None:
         complete(bare, prompt, SamplingParams(stop=["x"]))
 
 
+def test_prompts_that_are_none(llm) -> None:
+    for bad in ([1, 2], [[1, 2]], {"foo": 1}, 5, {"prompt_token_ids": ["a"]}, {"prompt_token_ids": [[1]]}):
+        with pytest.raises(InvalidRequestError):
+            complete(llm, bad, GREEDY)
+    with pytest.raises(InvalidRequestError, match="LoRA"):
+        complete(llm, "x", GREEDY, lora_request=object())
+    with pytest.raises(AttributeError, match="only text generation"):
+        llm.embed("x")
+
+
+def test_an_interrupt_leaves_the_engine_whole(llm, oracle) -> None:
+    """Ctrl-C at any moment: the next answer is right, and nothing is left running."""
+    long = SamplingParams(temperature=0, max_tokens=100, ignore_eos=True)
+    prompt = llm.get_tokenizer().encode("The quick")
+    expected = tiny_models.greedy(oracle, prompt, 12)
+    for delay in np.linspace(0.002, 0.06, 12):
+        timer = threading.Timer(delay, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with suppress(KeyboardInterrupt):
+            complete(llm, [{"prompt_token_ids": [5 + i] * 40} for i in range(6)], long)
+            timer.join()
+        assert llm._engine.num_requests == 0 and llm._engine.num_used_blocks == 0
+        assert tokens_of(complete(llm, {"prompt_token_ids": prompt}, GREEDY)) == [expected]
+
+
+def test_prompt_logprobs_are_whole_though_another_sequence_is_ahead(mpt_checkpoint) -> None:
+    """n=2 after a prefix hit: the second sequence skips what the first has to score."""
+    chunked = small(mpt_checkpoint, max_num_seqs=4, max_num_batched_tokens=16, long_prefill_token_threshold=8)
+    prompt = {"prompt_token_ids": list(range(10, 74))}
+    complete(chunked, prompt, GREEDY)
+    params = SamplingParams(seed=1, max_tokens=20, ignore_eos=True, n=2, prompt_logprobs=0, logprobs=0)
+    (output,) = complete(chunked, prompt, params)
+    assert [p is None for p in output.prompt_logprobs] == [True] + [False] * 63
+    assert [len(o.token_ids) for o in output.outputs] == [len(o.logprobs) for o in output.outputs] == [20, 20]
+
+
 def test_settings_are_honoured_or_refused(mpt_checkpoint) -> None:
     with pytest.raises(TypeError, match="max_num_seqz"):
         small(mpt_checkpoint, max_num_seqz=3)
     for settings, why in [
         ({"quantization": "awq"}, "quantization"),
-        ({"trust_remote_code": True}, "never runs code"),
+        ({"dtype": "float16"}, "float16"),
         ({"max_model_len": 4096}, "more than the 256 tokens"),
         ({"tensor_parallel_size": 2}, "not supported"),
         ({"num_gpu_blocks_override": 3}, "--max-model-len 48 or less"),

@@ -7,10 +7,17 @@ asyncio, no background thread.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import operator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from types import FrameType
+from typing import Any, Literal, TypedDict, cast
 
+from prometheus_client.metrics_core import Metric
 from tqdm.auto import tqdm
 
 from vllm_jax.config import EngineConfig
@@ -22,7 +29,7 @@ from vllm_jax.outputs import RequestOutput
 from vllm_jax.progress import no_progress, progress_bars
 from vllm_jax.sampling_params import SamplingParams
 from vllm_jax.tokenizer.base import Tokenizer
-from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
+from vllm_jax.tokenizer.chat_template import load_chat_template
 
 
 class TextPrompt(TypedDict):
@@ -51,9 +58,27 @@ _COMPATIBLE_SETTINGS: Mapping[str, tuple[object, ...]] = {
 """Settings of other engines that scripts pass along, and the values that mean what this engine does anyway.
 ``enforce_eager`` has no effect: every program is compiled before the first request."""
 
+_EMBEDDING = "only text generation is supported"
+_NOT_SUPPORTED: Mapping[str, str] = {
+    "beam_search": "beam search is not supported yet",
+    "embed": _EMBEDDING,
+    "encode": _EMBEDDING,
+    "classify": _EMBEDDING,
+    "score": _EMBEDDING,
+    "collective_rpc": "there are no worker processes to call",
+    "sleep": "weights and cache stay on the device",
+    "wake_up": "weights and cache stay on the device",
+    "enqueue": "generate() takes any number of prompts at once",
+    "enqueue_chat": "chat() takes any number of conversations at once",
+    "wait_for_completion": "generate() returns when all is done",
+    "start_profile": "use jax.profiler.start_trace(directory)",
+    "stop_profile": "use jax.profiler.stop_trace()",
+}
+"""Methods that scripts for vLLM may call, and why they are not here."""
+
 
 class LLM:
-    """A loaded model that completes prompts.
+    """A loaded model that completes prompts. For one thread at a time.
 
     Args:
         model: a local directory, a hub id, or "demo" for the bundled model.
@@ -84,7 +109,7 @@ class LLM:
                 self._engine = load_engine(config, progress)
         else:
             self._engine = load_engine(config, no_progress)
-        self._chat_template_override = chat_template
+        self._chat_template = chat_template
         self._ids = itertools.count()
 
     @property
@@ -121,6 +146,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        lora_request: None = None,
         priority: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Completes every prompt, batched together.
@@ -129,6 +155,7 @@ class LLM:
             prompts: one prompt or a list: text, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``.
             sampling_params: one for all, one a prompt, or None for the model's own defaults.
             use_tqdm: show a progress bar.
+            lora_request: must be None: adapters are not supported.
             priority: one a prompt, where the engine runs with ``scheduling_policy="priority"``.
 
         Returns:
@@ -137,9 +164,11 @@ class LLM:
         Raises:
             InvalidRequestError: a prompt or parameter cannot be honoured; then nothing has been run.
         """
-        many = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
-        params = self._one_each("sampling_params", sampling_params, len(many))
-        priorities = [0] * len(many) if priority is None else list(priority)
+        if lora_request is not None:
+            raise InvalidRequestError("LoRA adapters are not supported", "lora_request")
+        many = [prompts] if isinstance(prompts, str | Mapping) else _list("prompts", prompts)
+        params = self._one_each(sampling_params, len(many))
+        priorities = [0] * len(many) if priority is None else _list("priority", priority)
         if len(priorities) != len(many):
             raise InvalidRequestError(f"{len(many)} prompts, but {len(priorities)} priorities", "priority")
         requests = [
@@ -153,7 +182,9 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        lora_request: None = None,
         chat_template: str | None = None,
+        chat_template_content_format: Literal["auto", "string", "openai"] = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
@@ -162,14 +193,21 @@ class LLM:
         """Answers one conversation, or each of a list of conversations.
 
         The conversation is rendered by ``chat_template``, else by the one given to the constructor, else by
-        the model's own. The other arguments are as for :meth:`generate`.
+        the model's own. What ends a turn in that template ends the answer, unless EOS is ignored. The other
+        arguments are as for :meth:`generate`.
         """
         conversations = cast(
             "list[Sequence[Message]]",
             [messages] if messages and isinstance(messages[0], Mapping) else list(messages),
         )
-        template = self._chat_template(chat_template)
         tokenizer = self.get_tokenizer()
+        template = load_chat_template(
+            tokenizer,
+            chat_template or self._chat_template,
+            model_type=self.info.model_type,
+            model_name=self.info.model,
+            content_format=chat_template_content_format,
+        )
         prompts: list[Prompt] = []
         for conversation in conversations:
             text = template.render(
@@ -180,32 +218,43 @@ class LLM:
                 template_kwargs=chat_template_kwargs,
             )
             prompts.append({"prompt_token_ids": tokenizer.encode(text, add_special_tokens=False)})
-        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+        ends = [i for i in map(tokenizer.token_to_id, template.stop_tokens) if i is not None]
+        params = [
+            p if p.ignore_eos or not ends else replace(p, stop_token_ids=[*p.stop_token_ids, *ends])
+            for p in self._one_each(sampling_params, len(prompts))
+        ]
+        return self.generate(prompts, params, use_tqdm=use_tqdm, lora_request=lora_request)
 
-    def _chat_template(self, override: str | None) -> ChatTemplate:
-        return load_chat_template(
-            self.get_tokenizer(),
-            override or self._chat_template_override,
-            model_type=self.info.model_type,
-            model_name=self.info.model,
-        )
+    def get_metrics(self) -> list[Metric]:
+        """The engine's Prometheus metric families, with their samples."""
+        return list(self._engine.metrics.registry.collect())
+
+    def __getattr__(self, name: str) -> Any:
+        """Says why a method that scripts may look for is not there."""
+        why = _NOT_SUPPORTED.get(name)
+        raise AttributeError(f"LLM has no {name}()" + (f": {why}" if why else ""))
 
     def _one_each(
-        self, name: str, given: SamplingParams | Sequence[SamplingParams] | None, count: int
+        self, given: SamplingParams | Sequence[SamplingParams] | None, count: int
     ) -> list[SamplingParams]:
         if given is None:
             return [self.get_default_sampling_params()] * count
         if isinstance(given, SamplingParams):
             return [given] * count
         if len(given) != count:
-            raise InvalidRequestError(f"{count} prompts, but {len(given)} {name}", name)
+            raise InvalidRequestError(f"{count} prompts, but {len(given)} sampling_params", "sampling_params")
         return list(given)
 
     def _request(self, prompt: Prompt, params: SamplingParams, priority: int) -> Request:
-        text: str | None
-        given = {"prompt": prompt} if isinstance(prompt, str) else cast("dict[str, Any]", prompt)
+        given: Any = {"prompt": prompt} if isinstance(prompt, str) else prompt
+        if not isinstance(given, Mapping) or not given.keys() & {"prompt", "prompt_token_ids"}:
+            raise InvalidRequestError(
+                'a prompt is text, {"prompt": text} or {"prompt_token_ids": ids}, not '
+                + type(prompt).__name__,
+                "prompts",
+            )
         if "prompt_token_ids" in given:
-            text, ids = None, list(given["prompt_token_ids"])
+            text, ids = None, _token_ids(given["prompt_token_ids"])
         else:
             text = given["prompt"]
             ids = self.get_tokenizer().encode(text, add_special_tokens=True)
@@ -215,18 +264,60 @@ class LLM:
         engine = self._engine
         prepared = [engine.prepare(request) for request in requests]
         answers: dict[str, RequestOutput] = {}
-        try:
-            for each in prepared:
-                engine.add_request(each)
-            with tqdm(total=len(requests), desc="Completing prompts", disable=not use_tqdm) as bar:
+        with interrupts_between_steps() as check_interrupt:
+            try:
+                for each in prepared:
+                    engine.add_request(each)
+                with tqdm(total=len(requests), desc="Completing prompts", disable=not use_tqdm) as bar:
+                    while engine.has_work:
+                        for delta in engine.step():
+                            if delta.request_id in answers:
+                                answers[delta.request_id].merge(delta)
+                            else:
+                                answers[delta.request_id] = delta
+                            bar.update(delta.finished)
+                        check_interrupt()
+            finally:  # An interrupted notebook cell leaves nothing running.
+                for request in requests:
+                    engine.abort_request(request.request_id)
                 while engine.has_work:
-                    for delta in engine.step():
-                        if delta.request_id in answers:
-                            answers[delta.request_id].merge(delta)
-                        else:
-                            answers[delta.request_id] = delta
-                        bar.update(delta.finished)
-        finally:  # An interrupted notebook cell leaves nothing running.
-            for request in requests:
-                engine.abort_request(request.request_id)
+                    engine.step()
         return [answers[request.request_id] for request in requests]
+
+
+def _token_ids(value: Any) -> list[int]:
+    try:
+        return [operator.index(i) for i in _list("prompt_token_ids", value)]
+    except TypeError as error:
+        raise InvalidRequestError(f"prompt_token_ids must be integers: {error}", "prompt_token_ids") from None
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise InvalidRequestError(f"{name} must be a list, not {type(value).__name__}", name)
+    return list(value)
+
+
+@contextmanager
+def interrupts_between_steps() -> Iterator[Callable[[], None]]:
+    """Holds Ctrl-C back until the function it yields is called.
+
+    A KeyboardInterrupt inside a step would come between giving buffers to the device and keeping what comes
+    back, and the engine would be broken for good. Python delivers signals to the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
+
+    def check() -> None:
+        if waiting:
+            arguments = waiting.pop()
+            if callable(before):
+                before(*arguments)
+
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -48,6 +48,17 @@ class CompletionOutput:
         """Whether no more will come for this sequence."""
         return self.finish_reason is not None
 
+    def merge(self, later: CompletionOutput) -> None:
+        """Appends ``later``, a delta of the same sequence, to this output (mutated)."""
+        self.text += later.text
+        self.token_ids.extend(later.token_ids)
+        if later.logprobs is not None:
+            self.logprobs = self.logprobs or []
+            self.logprobs.extend(later.logprobs)
+        self.cumulative_logprob = later.cumulative_logprob
+        self.finish_reason = later.finish_reason
+        self.stop_reason = later.stop_reason
+
 
 @dataclass(slots=True)
 class RequestMetrics:
@@ -82,17 +93,10 @@ class RequestOutput:
         """Appends ``later``, a delta of the same request, to this output (mutated)."""
         mine = {o.index: o for o in self.outputs}
         for new in later.outputs:
-            old = mine.get(new.index)
-            if old is None:
+            if new.index in mine:
+                mine[new.index].merge(new)
+            else:
                 mine[new.index] = new
-                continue
-            old.text += new.text
-            old.token_ids.extend(new.token_ids)
-            if new.logprobs is not None:
-                old.logprobs = (old.logprobs or []) + new.logprobs
-            old.cumulative_logprob = new.cumulative_logprob
-            old.finish_reason = new.finish_reason
-            old.stop_reason = new.stop_reason
         self.outputs = [mine[i] for i in sorted(mine)]
         self.finished = later.finished
         if later.prompt_logprobs is not None:

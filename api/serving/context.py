@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,19 +56,20 @@ class ServerContext:
             ApiError: 503, the server is shutting down.
         """
         priority = choose_priority(request, body.priority)
-        # A client may reuse its ids; the engine's must be unique.
-        unique = f"{request_id}-{uuid.uuid4().hex[:8]}"
+        # Once for all prompts, and off the event loop: many long bad_words take their time.
+        prepared = await asyncio.to_thread(self.engine.prepare_params, params)
         streams: list[Deltas] = []
         try:
-            for i, prompt in enumerate(prompts):
+            for prompt in prompts:
                 self._log_request(request_id, prompt, params)
                 stream = self.engine.generate(
-                    f"{unique}-{i}",
+                    request_id,
                     prompt.token_ids,
                     params,
                     prompt=prompt.text,
                     priority=priority,
                     cache_salt=body.cache_salt,
+                    prepared=prepared,
                 )
                 streams.append(stream)
         except Exception as error:

@@ -83,7 +83,7 @@ async def test_a_reader_that_goes_away_frees_its_blocks(engine, how: str) -> Non
     else:
         task = asyncio.create_task(collect(stream))
         del stream
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.002)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -109,6 +109,25 @@ async def test_abort_ends_the_stream_with_its_reason(engine) -> None:
     assert whole.outputs[0].finish_reason == "abort" and len(whole.outputs[0].token_ids) < 200
     engine.abort("never heard of")
     assert await drained(engine)
+
+
+async def test_an_id_may_be_used_again_at_once(engine) -> None:
+    old = engine.generate("again", [5, 6, 7], SamplingParams(n=4, seed=1, max_tokens=100, ignore_eos=True))
+    await anext(old)
+    await old.aclose()
+    new = await collect(engine.generate("again", [5, 6, 7], SHORT))
+    assert [o.finish_reason for o in new.outputs] == ["length"] and new.request_id == "again"
+    assert await drained(engine)
+
+
+async def test_the_gauges_come_back_to_zero(engine) -> None:
+    for params in (SHORT, SamplingParams(max_tokens=1), SamplingParams(max_tokens=4, bad_words=["x"])):
+        await collect(engine.generate("short", [5, 6, 7], params))
+        assert await drained(engine)
+        await asyncio.sleep(0.05)
+        shown = engine.metrics.expose().decode()
+        for name in ("vllm:num_requests_running", "vllm:kv_cache_usage_perc"):
+            assert [line.split()[-1] for line in shown.splitlines() if line.startswith(name + "{")] == ["0.0"]
 
 
 async def test_two_requests_may_bear_the_same_id(engine) -> None:
@@ -184,7 +203,7 @@ async def test_one_request_that_cannot_be_shown_harms_no_other(engine, monkeypat
     push = _SequenceState.text_of
 
     def fragile(self, token):
-        if self.sequence.request_id == "fragile":
+        if self.sequence.request_id.startswith("fragile"):
             raise ValueError("broken text")
         return push(self, token)
 

@@ -34,8 +34,16 @@ PORT: dict[str, dict[str, Any]] = {
         "layer_norm_epsilon": 1e-3,
     },
     "three_heads_untied": {"d_model": 72, "n_heads": 3, "tie_word_embeddings": False},
+    "fields_the_port_ignores": {
+        "d_model": 60,
+        "n_heads": 5,
+        "expansion_ratio": 2,
+        "no_bias": False,
+        "logit_scale": 0.5,
+        "attn_config": {"alibi_bias_max": 16, "qk_ln": True},
+    },
 }
-"""Configs that transformers' port computes as they say (it ignores some fields of others)."""
+"""Configs in the layout of transformers' port; its own computation is what they mean."""
 
 
 @cache

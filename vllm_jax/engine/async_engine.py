@@ -12,6 +12,7 @@ reader's deltas are merged, so that what waits for it is bounded by its own answ
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import queue
 import threading
@@ -22,7 +23,7 @@ from vllm_jax.config import EngineConfig
 from vllm_jax.engine.info import ModelInfo
 from vllm_jax.engine.llm_engine import LLMEngine
 from vllm_jax.engine.loading import load_engine
-from vllm_jax.engine.request import PreparedRequest, Request
+from vllm_jax.engine.request import PreparedParams, PreparedRequest, Request
 from vllm_jax.errors import EngineDeadError
 from vllm_jax.metrics import Metrics
 from vllm_jax.outputs import RequestOutput
@@ -36,8 +37,9 @@ logger = logging.getLogger(__name__)
 class _Stream:
     """The event loop's end of a request: at most one delta that has not been taken yet."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop):
+    def __init__(self, loop: asyncio.AbstractEventLoop, request_id: str):
         self.loop = loop
+        self.request_id = request_id
         self._delta: RequestOutput | None = None
         self._error: Exception | None = None
         self._ready = asyncio.Event()
@@ -57,6 +59,7 @@ class _Stream:
         await self._ready.wait()
         if self._delta is not None:
             delta, self._delta = self._delta, None
+            delta.request_id = self.request_id
             if self._error is None:
                 self._ready.clear()
             return delta
@@ -95,7 +98,9 @@ class AsyncEngine:
         self._engine = engine
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
-        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        # Reentrant: a garbage collection inside the lock may drop a stream, which forgets itself.
+        self._lock = threading.RLock()
         self._failure: EngineDeadError | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -157,33 +162,45 @@ class AsyncEngine:
         prompt: str | None = None,
         priority: int = 0,
         cache_salt: str | None = None,
+        prepared: PreparedParams | None = None,
     ) -> DeltaStream:
         """Starts a request at the call; the stream yields its deltas until one is ``finished``.
 
         Closing, cancelling or dropping it aborts the request and frees its blocks. Must be called in a
-        running event loop.
+        running event loop. ``prepared`` is what :meth:`prepare_params` made of ``params``, where several
+        requests share them. Requests in flight may bear the same id.
 
         Raises:
             InvalidRequestError: at the call, the request cannot be served as it is.
             EngineDeadError: at the call or while iterating, the engine has failed or is shutting down.
         """
-        stream = _Stream(asyncio.get_running_loop())
-        if request_id in self._streams:  # Two clients may send the same X-Request-Id.
-            request_id = f"{request_id}-{id(stream):x}"
-        request = Request(request_id, prompt_token_ids, params, prompt, priority, cache_salt)
-        prepared = self._engine.prepare(request)
+        stream = _Stream(asyncio.get_running_loop(), request_id)
+        unique_id = f"{request_id}/{next(self._numbers)}"
+        request = Request(unique_id, prompt_token_ids, params, prompt, priority, cache_salt)
+        ready = self._engine.prepare(request, prepared)
         with self._lock:
             if self._failure is not None:
                 raise self._failure
             if self._closing:
                 raise EngineDeadError("the server is shutting down")
-            self._streams[request_id] = stream
-        self._commands.put(_Add(prepared))
-        return DeltaStream(self, request_id, stream)
+            self._streams[unique_id] = stream
+        self._commands.put(_Add(ready))
+        return DeltaStream(self, unique_id, stream)
+
+    def prepare_params(self, params: SamplingParams) -> PreparedParams:
+        """Holds sampling parameters to the model, once for several requests. Thread-safe; may take long.
+
+        Raises:
+            InvalidRequestError: they cannot be honoured.
+        """
+        return self._engine.prepare_params(params)
 
     def abort(self, request_id: str) -> None:
         """Ends a request: its stream gets a last delta with reason "abort". Unknown ids are ignored."""
-        self._commands.put(_Abort(request_id))
+        with self._lock:
+            mine = [key for key, stream in self._streams.items() if stream.request_id == request_id]
+        for key in mine:
+            self._commands.put(_Abort(key))
 
     def reset_prefix_cache(self) -> None:
         """Forgets all cached prefixes, between two steps; blocks in use stay with their sequences."""
@@ -197,17 +214,22 @@ class AsyncEngine:
         deadline = loop.time() + timeout
         while self._streams and not self.dead and loop.time() < deadline:
             await asyncio.sleep(0.02)
-        for request_id in list(self._streams):
-            self.abort(request_id)
+        for key in list(self._streams):
+            self._commands.put(_Abort(key))
         grace = loop.time() + 5.0
         while self._streams and not self.dead and loop.time() < grace:
             await asyncio.sleep(0.02)
         self._commands.put(_Stop())
         await asyncio.to_thread(self._thread.join, 10.0)
 
-    def _forget(self, request_id: str) -> None:
+    def _forget(self, key: str) -> None:
         with self._lock:
-            self._streams.pop(request_id, None)
+            self._streams.pop(key, None)
+
+    def _abandon(self, key: str) -> None:
+        """The reader of a stream has gone."""
+        self._forget(key)
+        self._commands.put(_Abort(key))
 
     # --- the engine thread ------------------------------------------------------------------------
 
@@ -278,9 +300,9 @@ class DeltaStream(AsyncIterator[RequestOutput]):
     """The reader's end of a request. A class and not a generator, so that a request whose iteration never
     began is aborted too when its reader goes away."""
 
-    def __init__(self, engine: AsyncEngine, request_id: str, stream: _Stream):
+    def __init__(self, engine: AsyncEngine, key: str, stream: _Stream):
         self._engine = engine
-        self._request_id = request_id
+        self._key = key
         self._stream = stream
         self._open = True
 
@@ -297,7 +319,7 @@ class DeltaStream(AsyncIterator[RequestOutput]):
             raise
         if delta.finished:
             self._open = False
-            self._engine._forget(self._request_id)
+            self._engine._forget(self._key)
         return delta
 
     async def aclose(self) -> None:
@@ -310,5 +332,4 @@ class DeltaStream(AsyncIterator[RequestOutput]):
     def _close(self) -> None:
         if self._open:
             self._open = False
-            self._engine._forget(self._request_id)
-            self._engine.abort(self._request_id)
+            self._engine._abandon(self._key)

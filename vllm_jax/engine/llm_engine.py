@@ -16,11 +16,19 @@ from typing import Any
 
 from vllm_jax.engine.info import ModelInfo
 from vllm_jax.engine.output_processor import OutputProcessor
-from vllm_jax.engine.request import PreparedRequest, Request, prepare_request
+from vllm_jax.engine.request import (
+    PreparedParams,
+    PreparedRequest,
+    Request,
+    prepare_params,
+    prepare_request,
+)
 from vllm_jax.metrics import Metrics
 from vllm_jax.outputs import RequestOutput
 from vllm_jax.runner.model_runner import DispatchedStep, ModelRunner
 from vllm_jax.sampling.seeds import fresh_seed
+from vllm_jax.sampling_params import SamplingParams
+from vllm_jax.scheduled_batch import ScheduledBatch
 from vllm_jax.scheduler.scheduler import Scheduler
 from vllm_jax.tokenizer.base import Tokenizer
 
@@ -51,14 +59,23 @@ class LLMEngine:
         self._request_numbers = itertools.count()
         self._last_prefix_stats = (0, 0)
 
-    def prepare(self, request: Request) -> PreparedRequest:
+    def prepare_params(self, params: SamplingParams) -> PreparedParams:
+        """Holds sampling parameters to the model. Thread-safe; may take long, and can be shared.
+
+        Raises:
+            InvalidRequestError: they cannot be honoured.
+        """
+        return prepare_params(params, self.info, self.tokenizer)
+
+    def prepare(self, request: Request, prepared: PreparedParams | None = None) -> PreparedRequest:
         """Checks a request and makes its sequences. Thread-safe; may run while a step does.
 
         Raises:
             InvalidRequestError: it can never be served as it is.
         """
         unseeded = fresh_seed(self._seed, next(self._request_numbers))
-        return prepare_request(request, self.info, self.tokenizer, unseeded)
+        prepared = prepared or self.prepare_params(request.params)
+        return prepare_request(request, prepared, self.info, unseeded)
 
     def add_request(self, prepared: PreparedRequest) -> None:
         """Queues a prepared request.
@@ -79,6 +96,7 @@ class LLMEngine:
     def abort_request(self, request_id: str) -> RequestOutput | None:
         """Ends a request now and frees its blocks; the last delta, or None if there is no such request."""
         self._scheduler.abort(request_id)
+        self._record(ScheduledBatch())
         return self._outputs.abort(request_id)
 
     @property
@@ -94,19 +112,17 @@ class LLMEngine:
     def step(self) -> list[RequestOutput]:
         """Dispatches the next step, reads the oldest one, and returns what is new for each request."""
         batch = self._scheduler.schedule()
-        self._record_step(batch.num_tokens, len(batch.preempted))
         if not batch.empty:
             self._in_flight.append(self._runner.execute(batch))
-            if len(self._in_flight) <= _STEPS_IN_FLIGHT:
-                return []
-        if not self._in_flight:
-            return []
-        step = self._in_flight.popleft()
-        result = step.read()
-        self._scheduler.update(step.batch, result.tokens)
-        outputs, stopped = self._outputs.process(step.batch, result, time.monotonic())
-        for sequence, reason, stop_reason in stopped:
-            self._scheduler.finish(sequence, reason, stop_reason)
+        outputs: list[RequestOutput] = []
+        if len(self._in_flight) > (0 if batch.empty else _STEPS_IN_FLIGHT):
+            step = self._in_flight.popleft()
+            result = step.read()
+            self._scheduler.update(step.batch, result.tokens)
+            outputs, stopped = self._outputs.process(step.batch, result, time.monotonic())
+            for sequence, reason, stop_reason in stopped:
+                self._scheduler.finish(sequence, reason, stop_reason)
+        self._record(batch)
         return outputs
 
     def reset_prefix_cache(self) -> bool:
@@ -123,14 +139,15 @@ class LLMEngine:
         """KV blocks that sequences hold."""
         return self._scheduler.num_blocks - self._scheduler.num_free_blocks
 
-    def _record_step(self, num_tokens: int, preemptions: int) -> None:
+    def _record(self, batch: ScheduledBatch) -> None:
+        """Publishes the scheduler's state as it is now, and what ``batch`` added."""
         scheduler = self._scheduler
         self.metrics.on_step(
             running=scheduler.num_running,
             waiting=scheduler.num_waiting,
             kv_cache_usage=scheduler.kv_cache_usage,
-            num_tokens=num_tokens,
-            preemptions=preemptions,
+            num_tokens=batch.num_tokens,
+            preemptions=len(batch.preempted),
         )
         queries, hits = scheduler.prefix_cache_stats
         if (queries, hits) != self._last_prefix_stats:

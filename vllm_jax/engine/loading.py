@@ -23,6 +23,7 @@ from vllm_jax.errors import CheckpointError, ConfigError, InvalidRequestError
 from vllm_jax.kernels.attention import get_implementation, implementation_for
 from vllm_jax.metrics import Metrics
 from vllm_jax.models.load import LoadedModel, load_model
+from vllm_jax.models.registry import resolve
 from vllm_jax.progress import ProgressReport, no_progress
 from vllm_jax.runner.buckets import ShapeRegistry
 from vllm_jax.runner.compile_cache import keep_compiled_programs
@@ -80,6 +81,9 @@ def load_engine(
     tokenizer = _tokenizer(config.model, directory)
     defaults, eos_token_ids = _generation_defaults(config.model, directory, hf_config, tokenizer)
     dtype = resolve_dtype(config.model.dtype, hf_config)
+    # What the config can refuse is refused before the weights are read.
+    longest = resolve(hf_config).read_config(hf_config).max_position
+    limits = _limits(config.model, config.scheduler, longest, device)
 
     with jax.default_device(device):
         loaded = load_model(
@@ -90,7 +94,6 @@ def load_engine(
             seed=config.model.seed,
             progress=lambda done, total: progress("Loading weights", done, total),
         )
-    limits = _limits(config.model, config.scheduler, loaded, device)
     runner, kv_spec = _runner(config, loaded, limits, device, implementation, dtype)
     load_seconds = time.monotonic() - started
     blocks = _allocate(config, runner, kv_spec, limits, device)
@@ -213,9 +216,8 @@ def _ids(value: Any) -> set[int]:
 
 
 def _limits(
-    model: ModelConfig, scheduler: SchedulerConfig, loaded: LoadedModel, device: jax.Device
+    model: ModelConfig, scheduler: SchedulerConfig, longest: int | None, device: jax.Device
 ) -> _Limits:
-    longest = loaded.config.max_position
     if model.max_model_len is not None and longest is not None and model.max_model_len > longest:
         raise ConfigError(
             f"--max-model-len {model.max_model_len} is more than the {longest} tokens the model is made for. "

@@ -68,6 +68,14 @@ class _RequestState:
     def finished(self) -> bool:
         return all(s.finished for s in self.sequences)
 
+    @property
+    def presentable(self) -> bool:
+        """Whether the gathered delta may go out: the prompt's logprobs come once, whole, and first.
+
+        Another sequence of the request can be ahead of the one that scores the prompt.
+        """
+        return self.finished or self.prompt_logprobs is None or None not in self.prompt_logprobs[1:]
+
 
 class OutputProcessor:
     """Keeps the state of every request that has not ended."""
@@ -123,11 +131,11 @@ class OutputProcessor:
             state = self._requests.get(row.seq.request_id)
             if state is None:
                 continue
-            if state.times.first_scheduled_time is None:
-                state.times.first_scheduled_time = row.seq.first_scheduled_time
             sequence = state.sequences[row.seq.index]
             if sequence.finished:
                 continue
+            if state.times.first_scheduled_time is None:
+                state.times.first_scheduled_time = row.seq.first_scheduled_time
             try:
                 scores = result.prompt_logprobs[i]
                 if scores is not None and state.prompt_logprobs is not None:
@@ -142,7 +150,8 @@ class OutputProcessor:
                 self._end(state, sequence, CompletionOutput(row.seq.index), "error", None, flush=False)
                 touched[row.seq.request_id] = state
                 stopped.append((row.seq, "error", None))
-        return [self._take_output(state, now) for state in touched.values()], stopped
+        ready = [state for state in touched.values() if state.presentable]
+        return [self._take_output(state, now) for state in ready], stopped
 
     def _advance(
         self, state: _RequestState, sequence: _SequenceState, logprobs: RowLogprobs | None, now: float
@@ -192,7 +201,10 @@ class OutputProcessor:
 
     def _put(self, state: _RequestState, sequence: _SequenceState, output: CompletionOutput) -> None:
         output.cumulative_logprob = sequence.cumulative_logprob
-        state.outputs[output.index] = output
+        if output.index in state.outputs:
+            state.outputs[output.index].merge(output)
+        else:
+            state.outputs[output.index] = output
 
     def _take_output(self, state: _RequestState, now: float) -> RequestOutput:
         """The delta that has gathered in ``state``; forgets the request if it has ended."""

@@ -8,7 +8,7 @@ from functools import partial
 
 from vllm_jax.engine.info import ModelInfo
 from vllm_jax.errors import InvalidRequestError
-from vllm_jax.sampling.mask import prepare_constraints
+from vllm_jax.sampling.mask import TokenConstraints, prepare_constraints
 from vllm_jax.sampling.seeds import sequence_seed
 from vllm_jax.sampling_params import SamplingParams
 from vllm_jax.sequence import Sequence
@@ -35,8 +35,8 @@ class Request:
     arrival_time: float = field(default_factory=time.monotonic)
 
 
-def _validate(request: Request, info: ModelInfo, tokenizer: Tokenizer | None) -> None:
-    ids, params = request.prompt_token_ids, request.params
+def _validate(request: Request, info: ModelInfo) -> None:
+    ids = request.prompt_token_ids
     if not ids:
         raise InvalidRequestError("The prompt is empty: it must have at least one token.", "prompt")
     if min(ids) < 0 or max(ids) >= info.vocab_size:
@@ -50,7 +50,6 @@ def _validate(request: Request, info: ModelInfo, tokenizer: Tokenizer | None) ->
             f"contains {len(ids)} tokens, which leaves no room for output. Please shorten the prompt.",
             "input_tokens",
         )
-    params.validate_for_model(info.vocab_size, info.max_logprobs)
     if request.priority and info.scheduling_policy != "priority":
         raise InvalidRequestError(
             "priority is only honoured when the server runs with --scheduling-policy priority.", "priority"
@@ -63,10 +62,6 @@ def _validate(request: Request, info: ModelInfo, tokenizer: Tokenizer | None) ->
             f"cache_salt must have 1 to {_SALT_LENGTH} characters, none of them '@', '/', '\\' or NUL.",
             "cache_salt",
         )
-    if tokenizer is None and params.stop:
-        raise InvalidRequestError(
-            "stop needs a tokenizer, and the engine was started with --skip-tokenizer-init.", "stop"
-        )
 
 
 @dataclass(frozen=True)
@@ -77,35 +72,63 @@ class PreparedRequest:
     sequences: list[Sequence]
 
 
-def prepare_request(
-    request: Request, info: ModelInfo, tokenizer: Tokenizer | None, unseeded: int
-) -> PreparedRequest:
-    """Checks a request and makes its sequences; ``unseeded`` is its seed where it brings none.
+@dataclass(frozen=True)
+class PreparedParams:
+    """Sampling parameters that have been held to the model; requests of one client may share them.
 
-    Only the first sequence scores the prompt: the answer would be the same for all.
+    ``others`` are those of a request's sequences beside the first: only the first scores the prompt, the
+    answer would be the same for all. ``constraints`` is what the sampler's token mask is made of.
+    """
+
+    params: SamplingParams
+    others: SamplingParams
+    constraints: TokenConstraints | None
+
+
+def prepare_params(params: SamplingParams, info: ModelInfo, tokenizer: Tokenizer | None) -> PreparedParams:
+    """Checks sampling parameters against the model. Takes long where there are many long ``bad_words``.
 
     Raises:
-        InvalidRequestError: it can never be served as it is; the text names the field.
+        InvalidRequestError: they cannot be honoured; the text names the field.
     """
-    _validate(request, info, tokenizer)
-    params = request.params
-    seed = unseeded if params.seed is None else params.seed
+    params.validate_for_model(info.vocab_size, info.max_logprobs)
+    if tokenizer is None and params.stop:
+        raise InvalidRequestError(
+            "stop needs a tokenizer, and the engine was started with --skip-tokenizer-init.", "stop"
+        )
     constraints = prepare_constraints(
         params,
         vocab_size=info.vocab_size,
         eos_token_ids=info.eos_token_ids,
         encode=None if tokenizer is None else partial(tokenizer.encode, add_special_tokens=False),
     )
+    others = params
+    if params.n > 1 and params.prompt_logprobs is not None:
+        others = replace(params, prompt_logprobs=None)
+    return PreparedParams(params, others, constraints)
+
+
+def prepare_request(
+    request: Request, prepared: PreparedParams, info: ModelInfo, unseeded: int
+) -> PreparedRequest:
+    """Checks a request and makes its sequences; ``unseeded`` is its seed where it brings none.
+
+    Raises:
+        InvalidRequestError: it can never be served as it is; the text names the field.
+    """
+    _validate(request, info)
+    params = prepared.params
+    seed = unseeded if params.seed is None else params.seed
     sequences = [
         Sequence(
             seq_id=f"{request.request_id}/{index}",
             request_id=request.request_id,
             index=index,
             prompt_token_ids=request.prompt_token_ids,
-            params=params if index == 0 else replace(params, prompt_logprobs=None),
+            params=params if index == 0 else prepared.others,
             seed=sequence_seed(seed, index),
             eos_token_ids=frozenset() if params.ignore_eos else info.eos_token_ids,
-            token_constraints=constraints,
+            token_constraints=prepared.constraints,
             priority=request.priority,
             cache_salt=request.cache_salt,
             arrival_time=request.arrival_time,

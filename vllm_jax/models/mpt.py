@@ -1,13 +1,14 @@
 """MPT, MosaicML's decoder with ALiBi: config, modules and weight table.
 
 Knows both layouts of config.json: the original one of llm-foundry (``MPTForCausalLM``) and that of
-transformers' port (``MptForCausalLM``). They share tensor names but not defaults. Where the port ignores a
-field that the original honours (``expansion_ratio``, ``alibi_bias_max``, ``logit_scale``, ``qk_ln``,
-``no_bias``, ``kv_n_heads``), this file honours it. Does not know where tensors come from.
+transformers' port (``MptForCausalLM``). They share tensor names, but neither defaults nor meaning: the
+port takes some fields for constants (:data:`PORT_CONSTANTS`), and a checkpoint it wrote was made that way. In
+the original layout every field means what it says. Does not know where tensors come from.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,18 @@ from vllm_jax.layers.linear import Linear, matmul
 from vllm_jax.layers.norm import LayerNorm, RMSNorm
 from vllm_jax.models.hf_config import FieldReader
 from vllm_jax.weights.table import Weight, WeightTable
+
+logger = logging.getLogger(__name__)
+
+PORT_CONSTANTS: Mapping[str, Any] = {
+    "expansion_ratio": 4,
+    "no_bias": True,
+    "logit_scale": None,
+    "attn_config.alibi_bias_max": 8,
+    "attn_config.qk_ln": False,
+}
+"""Fields that transformers' port has in its config but never reads, and what it computes instead
+(transformers, models/mpt/modeling_mpt.py)."""
 
 LAYER_NORMS = ("low_precision_layernorm", "layernorm")
 RMS_NORMS = ("rmsnorm", "low_precision_rmsnorm", "triton_rmsnorm")
@@ -120,10 +133,12 @@ class MptConfig:
                 positions, prefix-LM masks, Transformer Engine or mixture-of-experts MLPs, per-block
                 overrides, residual modifications, unfused or shared keys and values); the text names it.
         """
+        original = _is_original_layout(config)
+        if not original:
+            config = _as_the_port_reads_it(config)
         top = FieldReader(config, "mpt config")
         attn = FieldReader(top.mapping("attn_config") or {}, "mpt config: attn_config", advice="")
         ffn = FieldReader(top.mapping("ffn_config") or {}, "mpt config: ffn_config", advice="")
-        original = _is_original_layout(config)
 
         hidden_size = top.integer("d_model", 2048)
         num_heads = top.integer("n_heads", 16)
@@ -184,6 +199,27 @@ def _is_original_layout(config: Mapping[str, Any]) -> bool:
     if any(name.startswith("MPT") for name in architectures):
         return True
     return any(field in config for field in ("auto_map", "init_config", "verbose"))
+
+
+def _as_the_port_reads_it(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the port's constants in the place of what it ignores; a difference is logged."""
+    attn_config = config.get("attn_config") or {}
+    if not isinstance(attn_config, Mapping):
+        return dict(config)  # refused by name later
+    read = {**config, "attn_config": dict(attn_config)}
+    for name, constant in PORT_CONSTANTS.items():
+        group, _, field = name.rpartition(".")
+        fields = read[group] if group else read
+        if fields.get(field, constant) != constant:
+            logger.warning(
+                "mpt config: %s = %r is not read by transformers' MptForCausalLM, which wrote this layout; "
+                "computing with %r, as it does",
+                name,
+                fields[field],
+                constant,
+            )
+        fields[field] = constant
+    return read
 
 
 def _read_kv_heads(attn: FieldReader, num_heads: int) -> int:
