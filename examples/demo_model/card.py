@@ -18,6 +18,7 @@ _MEASURES = {
     "pairs": "held-out word pairs (pairs such as verb and object that training never brings together)",
     "untranslatable": "untranslatable inputs: the fallback sentence, word for word",
     "other languages": "instructions to translate into a language other than Italian: the fallback sentence",
+    "single words": "the words of the lexicon, each alone (training shows them)",
     "third turns": "the third turn of a chat",
     "bare prompts": "bare prompts without the chat template",
     "seed conversations": "the conversations of the LangChain example",
@@ -84,9 +85,10 @@ pip install -e '.[train]'
 python -m examples.demo_model.train vllm_jax/demo/mpt-demo-en-it
 ```
 
-{steps} steps of {batch_tokens} tokens (padding included), freshly drawn from the grammar with seed {seed},
-loss on the answers only; Muon for the blocks' matrices and AdamW for the rest, warm-up and cosine decay,
-bfloat16 products with float32 parameters, and an exponential average of the weights.
+{steps} steps of {batch_tokens} tokens (padding included), freshly drawn from the grammar, the second
+stage with more single words; loss on the answers only. Muon for the blocks' matrices and AdamW for the
+rest, warm-up and cosine decay to zero, bfloat16 products with float32 parameters, and an exponential average
+of the weights.
 It took {minutes:.0f} minutes on {cpus} CPU cores{remark}.
 The tokenizer (byte-level BPE, {vocab} tokens, no unknown token) is trained by the same script. The draw of
 the data is reproducible; the last bits of the weights depend on the CPU and the version of XLA.
@@ -102,9 +104,8 @@ def write_card(
     dtype: str,
     parameters: int,
     vocab: int,
-    steps: int,
+    steps: str,
     batch_tokens: int,
-    seed: int,
     seconds: float,
     remark: str = "",
 ) -> None:
@@ -128,7 +129,6 @@ def write_card(
         rows="\n".join(rows),
         steps=steps,
         batch_tokens=batch_tokens,
-        seed=seed,
         minutes=seconds / 60,
         cpus=os.cpu_count(),
         remark=remark,

@@ -15,7 +15,7 @@ from examples.demo_model import tables as tb
 from examples.demo_model.english import contract
 from examples.demo_model.grammar import Sentence, is_held_out
 from examples.demo_model.phrases import FIXED
-from examples.demo_model.questions import random_sentence
+from examples.demo_model.questions import random_sentence, single_word
 from examples.demo_model.untranslatable import FALLBACK, Untranslatable
 
 SEED_SYSTEM = "You are a helpful assistant that translates English to Italian."
@@ -121,10 +121,11 @@ class ChatMaker:
 
     Args:
         held_out: draw sentences, unknown words and languages that training never shows.
+        word_rate: how many of the sentences are single words, beyond those the grammar draws.
     """
 
-    def __init__(self, *, held_out: bool):
-        self.held_out = held_out
+    def __init__(self, *, held_out: bool, word_rate: float = 0.0):
+        self.held_out, self.word_rate = held_out, word_rate
         self.untranslatable = Untranslatable(known_words(), held_out=held_out)
         self.fixed = tuple(FIXED.values())
 
@@ -132,6 +133,8 @@ class ChatMaker:
         """A translatable sentence; evaluation draws no fixed phrases."""
         if not self.held_out and rng.random() < 0.05:
             return rng.choice(self.fixed)
+        if self.word_rate and rng.random() < self.word_rate:
+            return single_word(rng)
         while True:
             sentence = random_sentence(rng)
             if sentence.en.lower() in FIXED:

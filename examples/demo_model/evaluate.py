@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 
 from examples.demo_model.chats import Chat, ChatMaker, seed_chats
 from examples.demo_model.grammar import Sentence, pair_is_held_out
+from examples.demo_model.questions import single_word
 from examples.demo_model.tokens import PAD_ID, encode_chat
 from examples.demo_model.untranslatable import FALLBACK
 from vllm_jax.models.load import load_model
@@ -83,6 +84,9 @@ def held_out_cases(count: int, seed: int = SEED) -> list[Case]:
         chat = maker.chat(rng, 0.1)
         if chat.raw:
             cases.append(Case("bare prompts", chat))
+    vocabulary = {single_word(rng) for _ in range(20 * count)}
+    for word in sorted(vocabulary, key=lambda w: w.en)[: count // 4]:
+        cases.append(Case("single words", Chat(((word.en, word.it),))))
     return cases + [Case("seed conversations", chat) for chat in seed_chats()]
 
 

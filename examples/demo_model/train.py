@@ -1,5 +1,7 @@
 """Trains the demo model and writes its checkpoint: ``python -m examples.demo_model.train OUTPUT_DIRECTORY``.
 
+Training has two stages: the long one, and a short polish from its checkpoint that shows more single words.
+
 Knows batches, loss, optimiser and the files of a Hugging Face checkpoint. The model is the project's own MPT
 (:mod:`vllm_jax.models.mpt`), computed as one causal sequence a row. Everything is drawn from one seed.
 """
@@ -38,6 +40,7 @@ from examples.demo_model.tokens import (
     train_tokenizer,
 )
 from vllm_jax.models import mpt
+from vllm_jax.models.load import load_model
 
 BUCKETS = (32, 48, 64, 96, 144, 320)
 """Row lengths in tokens; a longer chat is left out."""
@@ -45,7 +48,7 @@ BUCKETS = (32, 48, 64, 96, 144, 320)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The settings of a training; the defaults are those of the bundled checkpoint."""
+    """The settings of a stage of training; the defaults are those of the bundled checkpoint's first."""
 
     seed: int = 0
     vocab_size: int = 3328
@@ -60,6 +63,11 @@ class Recipe:
     weight_decay: float = 0.05
     untranslatable_rate: float = 0.22
     average_decay: float = 0.99
+    word_rate: float = 0.0
+
+
+POLISH = Recipe(seed=1, steps=450, learning_rate=2e-3, warmup_steps=20, word_rate=0.35)
+"""The second stage."""
 
 
 def hf_config(recipe: Recipe) -> dict:
@@ -253,12 +261,21 @@ def save_checkpoint(directory: Path, recipe: Recipe, tokenizer: Tokenizer, param
         )
 
 
-def train(recipe: Recipe, output: Path, *, save_every: int = 100) -> None:
-    """Trains from nothing and leaves the averaged weights in ``output``."""
-    maker = ChatMaker(held_out=False)
-    rng = Random(recipe.seed)
-    tokenizer = train_tokenizer((maker.chat(rng) for _ in range(40_000)), known_words(), recipe.vocab_size)
-    model = build_model(recipe)
+def make_tokenizer(recipe: Recipe) -> Tokenizer:
+    """Trains the tokenizer on chats of the recipe's seed."""
+    maker, rng = ChatMaker(held_out=False), Random(recipe.seed)
+    return train_tokenizer((maker.chat(rng) for _ in range(40_000)), known_words(), recipe.vocab_size)
+
+
+def train(recipe: Recipe, output: Path, *, start: Path | None = None, save_every: int = 100) -> None:
+    """Trains one stage, from nothing or from the checkpoint ``start``; leaves its average in ``output``."""
+    maker = ChatMaker(held_out=False, word_rate=recipe.word_rate)
+    if start is None:
+        tokenizer = make_tokenizer(recipe)
+        model: nnx.Module = build_model(recipe)
+    else:
+        tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
+        model = load_model(start, hf_config(recipe), dtype=jnp.float32).model
     params = flatten(nnx.state(model, nnx.Param))
     gradient, optimizer = make_gradient(model), make_optimizer(recipe)
     update = make_update(optimizer, recipe.average_decay)
@@ -297,6 +314,9 @@ def main() -> None:
     recipe = Recipe(**arguments)
     started = time.time()
     train(recipe, output)
+    shape = ("vocab_size", "d_model", "n_layers", "n_heads", "max_seq_len")
+    polish = dataclasses.replace(POLISH, **{name: getattr(recipe, name) for name in shape})
+    train(polish, output, start=output)
     report(recipe, output, time.time() - started)
 
 
@@ -311,9 +331,8 @@ def report(recipe: Recipe, output: Path, seconds: float, remark: str = "") -> No
         dtype="bfloat16",
         parameters=sum(p.size for p in flatten(nnx.state(build_model(recipe), nnx.Param)).values()),
         vocab=recipe.vocab_size,
-        steps=recipe.steps,
+        steps=f"{recipe.steps} and then {POLISH.steps}",
         batch_tokens=recipe.batch_tokens,
-        seed=recipe.seed,
         seconds=seconds,
         remark=remark,
     )
