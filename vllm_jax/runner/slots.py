@@ -28,6 +28,7 @@ class SlotTable:
         self._num_pages = [0] * num_slots
         self.ints = np.zeros((3, num_slots), np.int32)
         self.floats = np.zeros((6, num_slots), np.float32)
+        self.floats[[1, 5]] = 1.0  # top_p and repetition are off at 1
         self.bias_ids = np.full((num_slots, MAX_LOGIT_BIAS), vocab_size, np.int32)
         self.bias_values = np.zeros((num_slots, MAX_LOGIT_BIAS), np.float32)
         self.listed_ids = np.zeros((num_slots, MAX_LOGPROB_TOKEN_IDS), np.int32)
