@@ -72,8 +72,8 @@ def paged_attention(
 
     if metadata.decode_only:
         tokens = jnp.arange(q.shape[0], dtype=jnp.int32)
-    else:
-        tokens = metadata.cu_q_lens[:-1]
+    else:  # an empty row behind a full batch must not point behind the queries: its query is loaded
+        tokens = jnp.minimum(metadata.cu_q_lens[:-1], q.shape[0] - 1)
     lens = jnp.where(metadata.q_lens == 1, metadata.kv_lens, 0)
     out = attend_decode_rows(
         jnp.zeros_like(q),  # padding tokens stay 0

@@ -87,14 +87,14 @@ def read_block(
     What is not wanted, and features beyond D, are not read: they are 0.
     """
     head_dim = rows_ref.shape[1]
-    offset = jnp.arange(num_keys, dtype=jnp.int32)
+    key = first_key + jnp.arange(num_keys, dtype=jnp.int32)
+    # Positions are not negative: lax's division has no signs to look at, unlike Python's.
+    offset = jax.lax.rem(key, jnp.int32(page_size))
     if page_size % num_keys == 0:  # the block lies in one page
-        page = table_ref[seq, first_key // page_size]
-        offset = first_key % page_size + offset
+        page = table_ref[seq, jax.lax.div(first_key, jnp.int32(page_size))]
     else:
-        slot = (first_key + offset) // page_size
+        slot = jax.lax.div(key, jnp.int32(page_size))
         page = plgpu.load(table_ref.at[seq, slot], mask=wanted, other=None if wanted is None else 0)
-        offset = (first_key + offset) % page_size
     key_rows = (page * (2 * num_kv_heads) + kv_head) * page_size + offset  # [C]
     value_rows = key_rows + num_kv_heads * page_size
     feature = jnp.arange(features, dtype=jnp.int32)[None, :]

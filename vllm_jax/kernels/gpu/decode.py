@@ -35,7 +35,7 @@ def attend_decode_rows(
     q: jax.Array,  # [T, H, D]
     kv_pages: jax.Array,  # [N, 2, KH, page, D]
     page_table: jax.Array,  # [S, P]
-    tokens: jax.Array,  # [S] int32 flat index of each row's query token
+    tokens: jax.Array,  # [S] int32 flat index of each row's query token, in range for every row
     kv_lens: jax.Array,  # [S] int32 context lengths; 0 for rows that are none of ours
     slopes: jax.Array,  # [H] float32
     sinks: jax.Array,  # [H] float32
