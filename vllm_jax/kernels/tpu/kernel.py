@@ -24,7 +24,7 @@ float32 in full precision where queries or pages are float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -223,18 +223,22 @@ def _step(call: AttentionCall, refs: _Refs) -> None:
     @pl.when(step == 0)
     def _first_copy() -> None:
         refs.turn[0] = 0
+        if jnp.issubdtype(refs.buffers.dtype, jnp.floating):
+            _clear_buffers(refs)
 
         @pl.when(num_pairs > 0)
         def _start() -> None:
             _each_page(call, refs, 0, _first_block(call, refs, 0), 0, _start_copy)
 
-    if refs.sinks is None:
-        refs.peak[...] = jnp.full(refs.peak.shape, MASKED, jnp.float32)
-        refs.total[...] = jnp.zeros(refs.total.shape, jnp.float32)
-    else:  # one more score, its weight in the sum already, without a value
-        refs.peak[...] = refs.sinks[...]
-        refs.total[...] = jnp.ones(refs.total.shape, jnp.float32)
-    refs.acc[...] = jnp.zeros(refs.acc.shape, jnp.float32)
+    def begin_unit(unit: jax.Array, _: None) -> None:
+        # A sink is one more score, its weight in the sum already, without a value.
+        shape = refs.peak.shape[1:]
+        has_sink = refs.sinks is not None
+        refs.peak[unit] = refs.sinks[unit] if has_sink else jnp.full(shape, MASKED, jnp.float32)
+        refs.total[unit] = jnp.full(shape, 1.0 if has_sink else 0.0, jnp.float32)
+        refs.acc[unit] = jnp.zeros(refs.acc.shape[1:], jnp.float32)
+
+    jax.lax.fori_loop(0, call.units.num_units, begin_unit, None)
 
     def attend_pair(pair: jax.Array, _: None) -> None:
         first = _first_block(call, refs, pair)
@@ -247,14 +251,14 @@ def _step(call: AttentionCall, refs: _Refs) -> None:
 
     jax.lax.fori_loop(refs.pairs.first[step], refs.pairs.first[step + 1], attend_pair, None)
 
-    total = refs.total[...]
-    divisor = jnp.where(total == 0.0, 1.0, total)
-    for tile in range(call.units.values.num_tiles):
-        lanes = slice(tile * LANES, (tile + 1) * LANES)
-        result = refs.acc[:, :, lanes] / divisor
-        if call.value_scale != 1.0:
-            result = result * call.value_scale
-        refs.out[0, :, :, lanes] = result.astype(refs.out.dtype)
+    def end_unit(unit: jax.Array, _: None) -> None:
+        total = refs.total[unit]
+        factor = call.value_scale / jnp.where(total == 0.0, 1.0, total)
+        for tile in range(call.units.values.num_tiles):
+            lanes = slice(tile * LANES, (tile + 1) * LANES)
+            refs.out[0, unit, :, lanes] = (refs.acc[unit, :, lanes] * factor).astype(refs.out.dtype)
+
+    jax.lax.fori_loop(0, call.units.num_units, end_unit, None)
 
     if call.writes:
 
@@ -287,27 +291,28 @@ def _attend_block(
             _write_token(call, refs, pair, block, slot)
 
     size = call.sizes.kv_tokens
-    begin = jnp.maximum(refs.pairs.begin[pair] - block * size, 0)
-    end = jnp.minimum(refs.pairs.end[pair] - block * size, size)
     if jnp.issubdtype(refs.buffers.dtype, jnp.floating):
 
-        @pl.when((begin > 0) | (end < size))
+        @pl.when(is_last)
         def _clear() -> None:
-            _clear_values(call, refs, slot, begin, end)
+            _clear_values(call, refs, slot, refs.pairs.end[pair] - block * size)
 
     keys = block * size + jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
     positions, limits = _row_positions(call, refs, pair)
     visible = _visible(keys, limits, call.sliding_window)
     distance = (keys - positions).astype(jnp.float32) if refs.slopes is not None else None
-    attend_unit = partial(_attend_unit, call, refs, slot, visible, distance)
+    attend_units = partial(_attend_units, call, refs, slot, visible, distance)
     units = call.units
-    if units.num_units <= MAX_UNROLLED_UNITS:
-        for unit in range(units.num_units):
-            attend_unit(unit, units.keys.first[unit], units.values.first[unit])
+    places = list(zip(range(units.num_units), units.keys.first, units.values.first, strict=True))
+    if call.sizes.q_tokens == 1:  # few rows: one softmax over all units, so that their products overlap
+        attend_units(places)
+    elif units.num_units <= MAX_UNROLLED_UNITS:
+        for place in places:
+            attend_units([place])
     else:
 
         def one_of_many(unit: jax.Array, _: None) -> None:
-            attend_unit(unit, _tile_of(units.keys.first, unit), _tile_of(units.values.first, unit))
+            attend_units([(unit, _tile_of(units.keys.first, unit), _tile_of(units.values.first, unit))])
 
         jax.lax.fori_loop(0, units.num_units, one_of_many, None)
 
@@ -351,67 +356,102 @@ def _row_slopes(refs: _Refs, unit: Any) -> jax.Array:
     return refs.slopes[unit][:, :1]
 
 
-def _attend_unit(
+def _attend_units(
     call: AttentionCall,
     refs: _Refs,
     slot: jax.Array,
-    visible: jax.Array,  # [M or 1, C] bool
-    distance: jax.Array | None,  # [M or 1, C] float32
-    unit: Any,
-    key_tile: Any,
-    value_tile: Any,
+    visible: jax.Array,  # [M or 1, C] bool; with several units [1, C]
+    distance: jax.Array | None,  # the same, float32
+    places: list[tuple[Any, Any, Any]],
 ) -> None:
-    """Scores, online softmax and weighted values of one unit over the C keys of a buffer."""
+    """Scores, online softmax and weighted values of some units over the C keys of a buffer.
+
+    ``places`` are (unit, first tile of its keys, of its values); their rows lie below each other, R in all.
+    """
     dtype = refs.q.dtype
+    num_rows = refs.q.shape[2]
     dot = partial(
         jax.lax.dot_general,
         preferred_element_type=jnp.float32,
         precision="highest" if dtype == jnp.float32 else None,
     )
-    scores = jnp.zeros((), jnp.float32)
-    for tile in range(call.units.keys.num_tiles):
-        part = dot(
-            refs.q[0, unit, :, tile * LANES : (tile + 1) * LANES],
-            _as(refs.buffers[slot, key_tile + tile], dtype),
-            _TRANSPOSED,
-        )
-        scores = part if tile == 0 else scores + part
-    scores = scores * call.scale
+
+    def stacked(parts: Iterable[jax.Array]) -> jax.Array:
+        parts = list(parts)
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=0)
+
+    def unit_scores(unit: Any, key_tile: Any) -> jax.Array:
+        total = jnp.zeros((), jnp.float32)
+        for tile in range(call.units.keys.num_tiles):
+            part = dot(
+                refs.q[0, unit, :, tile * LANES : (tile + 1) * LANES],
+                _as(refs.buffers[slot, key_tile + tile], dtype),
+                _TRANSPOSED,
+            )
+            total = part if tile == 0 else total + part
+        return total
+
+    scores = stacked(unit_scores(unit, key_tile) for unit, key_tile, _ in places) * call.scale  # [R, C]
     if call.soft_cap is not None:
         scores = call.soft_cap * jnp.tanh(scores / call.soft_cap)
     if distance is not None:
-        scores = scores + _row_slopes(refs, unit) * distance
+        scores = scores + stacked(_row_slopes(refs, unit) for unit, _, _ in places) * distance
     scores = jnp.where(visible, scores, MASKED)
 
     # A row that has seen nothing yet adds up what it must not see, with the peak MASKED: the first key that
     # it does see fades all of it to zero.
-    peak = refs.peak[unit]
+    peak = stacked(refs.peak[unit] for unit, _, _ in places)
     new_peak = jnp.maximum(peak, jnp.max(scores, axis=1, keepdims=True))
     weights = jnp.exp(scores - new_peak[:, :1])
-    fade = jnp.exp(peak - new_peak)
-    refs.peak[unit] = new_peak
-    refs.total[unit] = refs.total[unit] * fade + jnp.sum(weights, axis=1, keepdims=True)
-    weights = weights.astype(dtype)
-    for tile in range(call.units.values.num_tiles):
-        lanes = slice(tile * LANES, (tile + 1) * LANES)
-        values = _as(refs.buffers[slot, value_tile + tile], dtype)
-        part = dot(weights, values, (((1,), (0,)), ((), ())))
-        refs.acc[unit, :, lanes] = refs.acc[unit, :, lanes] * fade + part
+    fades = jnp.exp(peak - new_peak)
+    sums = jnp.sum(weights, axis=1, keepdims=True)
+    for index, (unit, _, value_tile) in enumerate(places):
+        rows = slice(index * num_rows, (index + 1) * num_rows)
+        fade, unit_weights = fades[rows], weights[rows].astype(dtype)
+        refs.peak[unit] = new_peak[rows]
+        refs.total[unit] = refs.total[unit] * fade + sums[rows]
+        for tile in range(call.units.values.num_tiles):
+            lanes = slice(tile * LANES, (tile + 1) * LANES)
+            values = _as(refs.buffers[slot, value_tile + tile], dtype)
+            part = dot(unit_weights, values, (((1,), (0,)), ((), ())))
+            refs.acc[unit, :, lanes] = refs.acc[unit, :, lanes] * fade + part
 
 
-def _clear_values(
-    call: AttentionCall, refs: _Refs, slot: jax.Array, begin: jax.Array, end: jax.Array
-) -> None:
-    """Zeroes what the buffer holds outside ``[begin, end)``: it may be NaN, and 0 * NaN is NaN."""
+def _clear_buffers(refs: _Refs) -> None:
+    """Zeroes both buffers, once: what lies in VMEM may be NaN, and 0 * NaN is NaN."""
     num_tiles, size = refs.buffers.shape[1:3]
-    row = jax.lax.broadcasted_iota(jnp.int32, (size, LANES), 0)
-    is_real = (row >= begin) & (row < end)
+    zeros = jnp.zeros((size, LANES), jnp.float32).astype(refs.buffers.dtype)
 
     def one_tile(tile: jax.Array, _: None) -> None:
-        values = refs.buffers[slot, tile].astype(jnp.float32)
-        refs.buffers[slot, tile] = jnp.where(is_real, values, 0.0).astype(refs.buffers.dtype)
+        refs.buffers[0, tile] = zeros
+        refs.buffers[1, tile] = zeros
 
-    jax.lax.fori_loop(min(call.units.values.first), num_tiles, one_tile, None)
+    jax.lax.fori_loop(0, num_tiles, one_tile, None)
+
+
+def _clear_values(call: AttentionCall, refs: _Refs, slot: jax.Array, end: jax.Array) -> None:
+    """Zeroes the values from place ``end`` to the end of its page: nobody wrote them, so they may be NaN.
+
+    Whatever else a buffer holds was visible to some pair, or was cleared.
+    """
+    num_tiles = refs.buffers.shape[1]
+    group = write_group(refs.buffers.dtype, call.page_size)
+    row = jax.lax.broadcasted_iota(jnp.int32, (group, LANES), 0)
+
+    def one_group(index: jax.Array, _: None) -> None:
+        start = pl.multiple_of(index * group, group)
+
+        def one_tile(tile: jax.Array, _: None) -> None:
+            values = refs.buffers[slot, tile, pl.ds(start, group), :].astype(jnp.float32)
+            kept = jnp.where(start + row < end, values, 0.0).astype(refs.buffers.dtype)
+            refs.buffers[slot, tile, pl.ds(start, group), :] = kept
+
+        jax.lax.fori_loop(min(call.units.values.first), num_tiles, one_tile, None)
+
+    page_end = pl.cdiv(end, call.page_size) * call.page_size
+    jax.lax.fori_loop(
+        jax.lax.div(end, jnp.int32(group)), jax.lax.div(page_end, jnp.int32(group)), one_group, None
+    )
 
 
 def _as(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -488,10 +528,14 @@ def _write_token(
         _sent_group(refs, 0, 0, group).wait()
 
     wide = jnp.float32 if jnp.issubdtype(refs.written.dtype, jnp.floating) else jnp.int32
-    is_new = jax.lax.broadcasted_iota(jnp.int32, refs.written.shape, 1) == place - start
-    old = refs.buffers[slot, :, pl.ds(start, group), :].astype(wide)
-    merged = jnp.where(is_new, refs.new[0].astype(wide), old).astype(refs.written.dtype)
-    refs.buffers[slot, :, pl.ds(start, group), :] = merged
-    refs.written[...] = merged
+    is_new = jax.lax.broadcasted_iota(jnp.int32, (group, LANES), 0) == place - start
+
+    def one_tile(tile: jax.Array, _: None) -> None:
+        old = refs.buffers[slot, tile, pl.ds(start, group), :].astype(wide)
+        merged = jnp.where(is_new, refs.new[0, tile].astype(wide), old).astype(refs.written.dtype)
+        refs.buffers[slot, tile, pl.ds(start, group), :] = merged
+        refs.written[tile] = merged
+
+    jax.lax.fori_loop(0, refs.written.shape[0], one_tile, None)
     page = _page_number(call, refs, pair, jax.lax.div(position, jnp.int32(call.page_size)))
     _sent_group(refs, page, in_page, group).start()
