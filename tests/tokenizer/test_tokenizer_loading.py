@@ -50,6 +50,20 @@ def test_broken_files(directory, name, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"model": {"type": "Foo"}}', "model of type 'Foo'; known are BPE"),
+        ('{"model": {"type": "BPE"}}', "tokenizer.json is no valid tokenizer: "),
+        ('{"model": 5}', "tokenizer.json is no valid tokenizer: "),
+    ],
+)
+def test_a_vocabulary_file_that_is_none_gets_a_reason(directory, content, says):
+    (directory / "tokenizer.json").write_text(content)
+    with pytest.raises(CheckpointError, match=says):
+        load_tokenizer(directory)
+
+
 def test_broken_chat_template(directory):
     change(directory / "tokenizer_config.json", chat_template=[{"name": "default"}])
     with pytest.raises(CheckpointError, match=r"chat_template in .*tokenizer_config\.json is neither"):

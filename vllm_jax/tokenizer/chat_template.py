@@ -19,7 +19,7 @@ from jinja2 import nodes
 from vllm_jax.errors import ConfigError, InvalidRequestError
 from vllm_jax.tokenizer.base import Tokenizer
 from vllm_jax.tokenizer.builtin_templates import BUILTIN_TEMPLATES, TRANSCRIPT, BuiltinTemplate
-from vllm_jax.tokenizer.files import one_line
+from vllm_jax.tokenizer.files import TokenizerFiles, one_line
 from vllm_jax.tokenizer.messages import ContentFormat, prepare_messages
 
 TemplateSource = Literal["explicit", "model", "builtin", "default"]
@@ -226,6 +226,23 @@ def request_chat_template(
         return ChatTemplate(template, special_tokens=tokenizer.special_tokens, content_format=content_format)
     except ConfigError as error:
         raise InvalidRequestError(str(error), "chat_template") from error
+
+
+def check_chat_template(explicit: str, tokenizer_directory: Path | None) -> None:
+    """Checks what can be checked of ``explicit`` before there is a tokenizer; see :func:`load_chat_template`.
+
+    A word that is no file may be the name of one of the tokenizer's templates. ``tokenizer_directory``, where
+    it is known, tells; without it such a word passes here.
+
+    Raises:
+        ConfigError: it can be no chat template: neither a file nor such a name, or not valid Jinja.
+    """
+    is_word = not any(character in explicit for character in "{}\n/.") and not Path(explicit).exists()
+    if is_word and (
+        tokenizer_directory is None or explicit in TokenizerFiles.read(tokenizer_directory).chat_templates
+    ):
+        return
+    _Program.compile(_read_explicit(explicit), "explicit")
 
 
 def _read_explicit(explicit: str) -> str:

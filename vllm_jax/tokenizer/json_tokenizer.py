@@ -24,12 +24,13 @@ from vllm_jax.tokenizer.base import (
     require_token_ids,
     require_unicode,
 )
-from vllm_jax.tokenizer.files import TokenizerFiles, one_line
+from vllm_jax.tokenizer.files import TokenizerFiles, one_line, read_json_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_MODEL_TYPES = ("BPE", "Unigram", "WordLevel", "WordPiece")
 _PER_TOKEN_STAGES = {"Metaspace", "Replace", "ByteFallback", "Strip", "WordPiece", "BPEDecoder"}
 
 
@@ -233,8 +234,30 @@ def _load_with_transformers(directory: Path) -> Any:
                     return loaded
             except Exception as error:  # the libraries raise whatever comes up, bare Exception included
                 errors.append(error)
-    reason = one_line(errors[-1]) if errors else "transformers gives no fast tokenizer for it"
+    reason = _what_is_wrong(directory / "tokenizer.json")
+    if reason is None:
+        reason = one_line(errors[-1]) if errors else "transformers gives no fast tokenizer for it"
+        if errors and isinstance(errors[-1], KeyError):
+            reason = f"a file lacks {reason}"
     raise CheckpointError(f"cannot load the tokenizer in {directory}: {reason}")
+
+
+def _what_is_wrong(path: Path) -> str | None:
+    """Returns why ``path`` is no tokenizer, or None where it is one.
+
+    transformers looks into the file before the tokenizers library does, and stumbles without a reason.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    model = read_json_object(path).get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind is not None and kind not in _MODEL_TYPES:
+        return f"{path.name} has a model of type {str(kind)[:40]!r}; known are {', '.join(_MODEL_TYPES)}"
+    try:
+        Backend.from_file(str(path))
+    except Exception as error:  # the library raises bare Exceptions
+        return f"{path.name} is no valid tokenizer: {one_line(error)}"
+    return None
 
 
 @contextmanager

@@ -57,6 +57,13 @@ def prepare_messages(
     return prepared
 
 
+def content_text(content: str | Sequence[Any] | None) -> str:
+    """Returns a checked message's text: that of its parts is joined with newlines, null is no text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(_part_text(part, "content") for part in content)
+
+
 def _content(content: Any, content_format: ContentFormat, where: str) -> str | list[dict[str, str]]:
     if isinstance(content, str) and content_format != "openai":
         return content
