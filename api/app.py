@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from api.auth import ApiKeyMiddleware
+from api.auth import OPEN_PATHS, ApiKeyMiddleware
 from api.errors import install_handlers
 from api.http_metrics import HttpMetricsMiddleware
 from api.limits import LimitMiddleware
@@ -40,8 +40,14 @@ def create_app(context: ServerContext) -> FastAPI:
         app.include_router(module.router)
     # The last one added is the outermost.
     if http.api_key:
-        app.add_middleware(ApiKeyMiddleware, keys=http.api_key)
-    app.add_middleware(LimitMiddleware, max_body=http.max_body_bytes, max_headers=http.h11_max_header_count)
+        open_paths = OPEN_PATHS | ({"/metrics"} if http.metrics_without_key else set())
+        app.add_middleware(ApiKeyMiddleware, keys=http.api_key, open_paths=open_paths)
+    app.add_middleware(
+        LimitMiddleware,
+        max_body=http.max_body_bytes,
+        max_head=http.h11_max_incomplete_event_size,
+        max_headers=http.h11_max_header_count,
+    )
     if http.allowed_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,14 +15,15 @@ OPEN_PATHS = frozenset({"/health", "/ping", "/version"})
 
 
 class ApiKeyMiddleware:
-    """Lets a request pass only with one of ``keys`` as its bearer token.
+    """Lets a request pass only with one of ``keys`` as its bearer token, or to one of ``open_paths``.
 
     Keys are compared as digests, each with :func:`hmac.compare_digest` and all of them every time, so that
     the time of the answer tells neither how much of a key was right nor which key it was.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]):
+    def __init__(self, app: ASGIApp, keys: Sequence[str], open_paths: Set[str] = OPEN_PATHS):
         self._app = app
+        self._open_paths = open_paths
         self._digests = [_digest(key.encode("utf-8", "surrogateescape")) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,10 +40,9 @@ class ApiKeyMiddleware:
         )
         await error.response()(scope, receive, send)
 
-    @staticmethod
-    def _open(scope: Scope) -> bool:
+    def _open(self, scope: Scope) -> bool:
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        return scope["method"] == "OPTIONS" or path in OPEN_PATHS
+        return scope["method"] == "OPTIONS" or path in self._open_paths
 
     def _authorized(self, headers: Mapping[bytes, bytes]) -> bool:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,14 @@ Try:  vllm-jax serve
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 0, 1 (it failed) or 2 (it was called wrongly)."""
+    try:
+        return _run(argv)
+    except BrokenPipeError:  # vllm-jax serve --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter's last flush must not fail
+        return 0
+
+
+def _run(argv: Sequence[str] | None) -> int:
     command, *rest = sys.argv[1:] if argv is None else argv or ["--help"]
     if command in ("-h", "--help", "help"):
         print(HELP, end="")

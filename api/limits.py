@@ -1,4 +1,4 @@
-"""What a request may weigh: header count, body bytes, JSON nesting; and which JSON is accepted at all.
+"""What a request may weigh: headers, body bytes, JSON nesting; and which JSON is accepted at all.
 
 Knows bytes and JSON; does not know what the fields mean.
 """
@@ -21,11 +21,16 @@ MAX_NESTING = 64
 
 
 class LimitMiddleware:
-    """Refuses requests with more than ``max_headers`` headers (431) or ``max_body`` bytes of body (413)."""
+    """Refuses requests that weigh more than it says.
 
-    def __init__(self, app: ASGIApp, *, max_body: int, max_headers: int):
+    431 for more than ``max_headers`` headers, or more than ``max_head`` bytes in their names and values and
+    the request's path and query together; 413 for more than ``max_body`` bytes of body.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body: int, max_head: int, max_headers: int):
         self._app = app
         self._max_body = max_body
+        self._max_head = max_head
         self._max_headers = max_headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,9 +38,8 @@ class LimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if len(scope["headers"]) > self._max_headers:
-            error = ApiError(431, f"The request has more than {self._max_headers} headers.")
-            await error.response()(scope, receive, send)
+        if too_much := self._excess(scope):
+            await ApiError(431, too_much).response()(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > self._max_body:
@@ -53,6 +57,14 @@ class LimitMiddleware:
             return message
 
         await self._app(scope, counted, send)
+
+    def _excess(self, scope: Scope) -> str | None:
+        if len(scope["headers"]) > self._max_headers:
+            return f"The request has more than {self._max_headers} headers."
+        target = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if target + sum(len(name) + len(value) for name, value in scope["headers"]) > self._max_head:
+            return f"The request's URL and headers are larger than {self._max_head} bytes."
+        return None
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"The request's body is larger than {self._max_body} bytes.")

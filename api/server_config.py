@@ -27,6 +27,8 @@ class HttpConfig:
     api_key: tuple[str, ...] = ()
     """Keys that clients may use; without any the server is open. Repeatable. Prefer the variable
     VLLM_JAX_API_KEY (or VLLM_API_KEY): flags show up in ps."""
+    metrics_without_key: bool = False
+    """/metrics needs no API key, as /health does not."""
     allowed_origins: tuple[str, ...] = ()
     """Web origins whose pages may call the server (CORS), as words or a JSON list. None by default."""
     allowed_methods: tuple[str, ...] = ("*",)
@@ -46,9 +48,10 @@ class HttpConfig:
     ssl_ciphers: str = "TLSv1"
     """OpenSSL cipher list."""
     h11_max_incomplete_event_size: int = 65536
-    """Most bytes a request's head (request line and headers) may have."""
+    """Most bytes a request's URL (path and query), header names and header values may have together; more is
+    answered with 431."""
     h11_max_header_count: int = 256
-    """Most headers a request may have."""
+    """Most headers a request may have; more is answered with 431."""
     max_body_bytes: int = 32 * 1024 * 1024
     """Most bytes a request's body may have; more is answered with 413."""
     sse_keep_alive_interval: float = 0.0

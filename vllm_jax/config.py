@@ -8,13 +8,20 @@ raise :class:`~vllm_jax.errors.ConfigError` where a wish cannot be honoured.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vllm_jax.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 DEMO_MODEL = "demo"
 """The model name that stands for the bundled demo checkpoint."""
+REMOTE_CODE_NOTE = (
+    "--trust-remote-code has no effect: code from a model repository is never run, and none is needed"
+)
+"""What is said once where the flag (or ``trust_remote_code=True``) is given."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +39,10 @@ class ModelConfig:
     skip_tokenizer_init: bool = False
     """Load no tokenizer: requests carry token ids and get token ids back."""
     trust_remote_code: bool = False
-    """Refused: code from a model repository is never run. Supported models load natively without it."""
+    """Accepted without effect: code from a model repository is never run, and supported models need none."""
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = "auto"
-    """Type of the weights and activations. "auto" takes the checkpoint's own (float16 becomes bfloat16)."""
+    """Type of the weights and activations. "auto" takes the checkpoint's own, and bfloat16 for a float16 one;
+    float16 itself is refused."""
     load_format: Literal["auto", "safetensors", "dummy"] = "auto"
     """"dummy" fills the weights with random numbers (seeded by --seed); the tokenizer is still read."""
     download_dir: str | None = None
@@ -68,7 +76,8 @@ class CacheConfig:
     gpu_memory_utilization: float = 0.92
     """Fraction of the device's memory that weights, activations and KV cache may use together."""
     kv_cache_dtype: Literal["auto", "bfloat16", "float32", "fp8"] = "auto"
-    """Type of the stored keys and values. "auto" is the model's; "fp8" (e4m3, scale 1) takes half of bfloat16."""
+    """Type of the stored keys and values. "auto" is the model's; "fp8" (e4m3, scale 1) takes half the space of
+    bfloat16."""
     enable_prefix_caching: bool = True
     """Reuse the KV blocks of equal prompt prefixes."""
 
@@ -100,7 +109,8 @@ class ParallelConfig:
     attention_implementation: str = "auto"
     """Forces a paged-attention implementation by its name; "auto" takes the device's own."""
     compilation_cache_dir: str | None = None
-    """Where compiled programs are kept for the next start. The default is ~/.cache/vllm-jax/xla; "" keeps none."""
+    """Where compiled programs are kept for the next start. The default is ~/.cache/vllm-jax/xla; "" keeps
+    none."""
 
 
 @dataclass(frozen=True)
@@ -129,17 +139,14 @@ class EngineConfig:
         return cls(**{name: groups[name](**values) for name, values in chosen.items()})
 
     def validate(self) -> None:
-        """Checks what can be checked without a device or a checkpoint.
+        """Checks what can be checked without a device or a checkpoint; logs what has no effect.
 
         Raises:
             ConfigError: a value is out of its range; the text names the flag.
         """
         model, cache, scheduler = self.model, self.cache, self.scheduler
         if model.trust_remote_code:
-            raise ConfigError(
-                "--trust-remote-code is refused: this server never runs code from a model repository. "
-                "Supported models load natively; leave the flag out."
-            )
+            logger.warning(REMOTE_CODE_NOTE)
         if model.dtype == "float16":
             raise ConfigError("--dtype float16 is not supported; use bfloat16 or float32")
         if cache.kv_cache_dtype not in ("auto", "bfloat16", "float32", "fp8"):

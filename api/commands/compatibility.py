@@ -38,6 +38,8 @@ _COMPILED = "every step is compiled by XLA"
 _TOOLS = "tool calling is not supported by this version; requests with tools are refused"
 _REASONING = "reasoning is not told apart from the answer by this version"
 _ONE_REPLICA = "this version serves one replica"
+_ONE_HOST = "this version serves one host"
+_SPECULATIVE = "speculative decoding is not supported by this version; answers are the same"
 _MULTIMODAL = "text only"
 _LORA = "LoRA adapters are not supported by this version"
 _SLEEP = "there is no sleep mode"
@@ -60,10 +62,21 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--pipeline-parallel-size": _refused("pipeline parallelism is not supported by this version", "1"),
     "--data-parallel-size": _refused(_ONE_REPLICA, "1"),
     "--data-parallel-backend": _value(_ONE_REPLICA),
+    "--data-parallel-address": _value(_ONE_REPLICA),
+    "--data-parallel-rpc-port": _value(_ONE_REPLICA),
+    "--data-parallel-rank": _value(_ONE_REPLICA, "0"),
+    "--data-parallel-size-local": _value(_ONE_REPLICA, "1"),
+    "--data-parallel-start-rank": _value(_ONE_REPLICA, "0"),
+    "--data-parallel-hybrid-lb": _switch(_ONE_REPLICA),
+    "--data-parallel-external-lb": _switch(_ONE_REPLICA),
     "--decode-context-parallel-size": _refused("context parallelism is not supported by this version", "1"),
     "--enable-expert-parallel": _switch("there are no models with experts in this version"),
-    "--nnodes": _refused("this version serves one host", "1"),
-    "--headless": _refused("this version serves one host", values=0),
+    "--nnodes": _refused(_ONE_HOST, "1"),
+    "--node-rank": _value(_ONE_HOST, "0"),
+    "--master-addr": _value(_ONE_HOST),
+    "--master-port": _value(_ONE_HOST),
+    "--headless": _refused(_ONE_HOST, values=0),
+    "--enable-scale-out": _switch(_ONE_HOST),
     "--grpc": _refused("there is no gRPC endpoint", values=0),
     # Logs and traces
     "--disable-log-stats": _switch("no statistics are logged; they are at /metrics"),
@@ -93,22 +106,26 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--max-cpu-loras": _value(_LORA),
     "--lora-dtype": _value(_LORA),
     "--fully-sharded-loras": _switch(_LORA),
-    "--speculative-config": _value(
-        "speculative decoding is not supported by this version; answers are the same"
-    ),
+    "--speculative-config": _value(_SPECULATIVE),
+    "--spec-method": _value(_SPECULATIVE),
+    "--spec-model": _value(_SPECULATIVE),
+    "--spec-tokens": _value(_SPECULATIVE),
     "--structured-outputs-config": _value(_STRUCTURED),
     "--enable-auto-tool-choice": _switch(_TOOLS),
     "--tool-call-parser": _value(_TOOLS),
     "--tool-parser-plugin": _refused("code from outside is never run"),
     "--exclude-tools-when-tool-choice-none": _switch(_TOOLS),
+    "--tool-strict-level": _value(_TOOLS),
     "--reasoning-parser": _value(_REASONING),
     "--reasoning-parser-plugin": _refused("code from outside is never run"),
+    "--reasoning-effort-map": _refused("reasoning_effort reaches the chat template as it is sent", "{}"),
     "--max-num-queued-reqs": _value("the queue has no limit in this version"),
     "--max-num-queued-tokens": _value("the queue has no limit in this version"),
     "--stream-interval": _value("every step is sent", "1"),
     "--logprobs-mode": _refused("logprobs are those of the model's own distribution", "raw_logprobs"),
     "--enable-sleep-mode": _switch(_SLEEP),
     "--enable-prompt-embeds": _switch("prompt embeddings are refused"),
+    "--tokens-only": _switch("text is served too; --skip-tokenizer-init takes and gives token ids only"),
     "--kv-transfer-config": _value("KV is never moved between servers"),
     "--kv-events-config": _value("no KV events are published"),
     "--limit-mm-per-prompt": _value(_MULTIMODAL),
@@ -135,5 +152,8 @@ ALIASES: dict[str, str] = {
 
 VALUE_ALIASES: dict[tuple[str, str], str] = {
     ("--max-model-len", "-1"): "auto",
+    ("--dtype", "float"): "float32",
+    ("--dtype", "half"): "float16",
+    ("--kv-cache-dtype", "fp8_e4m3"): "fp8",
 }
 """Other spellings of values."""

@@ -18,18 +18,26 @@ from typing import Any
 
 import tyro
 
+from api.commands.compatibility import FOREIGN_FLAGS
 from api.commands.fields import is_json
 from api.commands.spelling import Settings, yaml_arguments
 from api.server_config import ServerConfig
-from vllm_jax.config import EngineConfig
+from vllm_jax.config import REMOTE_CODE_NOTE, EngineConfig
 from vllm_jax.errors import ConfigError
 
 PROG = "vllm-jax serve [MODEL]"
-DESCRIPTION = """Serve MODEL to OpenAI clients: a local directory, a hub id, or nothing for the bundled demo.
+# One paragraph a line, since tyro joins the lines of a paragraph and does not wrap them.
+DESCRIPTION = """Serve MODEL to OpenAI clients: a directory, a hub id, or (without it) the demo.
 
-Dashes and underscores are the same in flags; switches have a --no- form; JSON flags also take
---flag.key value. --config FILE.yaml reads flags from a file; those on the command line win.
-Flags of vLLM that have no effect here are accepted, and each says so when the server starts."""
+Dashes and underscores are the same in flags; switches have a --no- form.
+
+Flags that take a JSON object also take --flag.key VALUE.
+
+A file may hold flags, --config FILE.yaml; the command line wins over it.
+
+One group of flags: --help=GROUP (--help=http, say), or --help=FLAG.
+
+Flags of vLLM without a meaning here are accepted, and say so at the start."""
 
 _SIZES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -44,13 +52,17 @@ class ServeArguments:
 
 
 def parse_serve(argv: Sequence[str]) -> ServeArguments:
-    """Parses the arguments after ``serve``. ``--help`` prints the help and raises SystemExit(0).
+    """Parses the arguments after ``serve``.
+
+    ``--help``, ``--help=GROUP`` and ``--help=FLAG`` print the help of all flags, or of one group, and raise
+    SystemExit(0).
 
     Raises:
         ConfigError: a flag is unknown, lacks its value, or has a wrong one; one line that names it.
     """
-    if {"-h", "--help"} & set(argv):
-        _run_tyro(["--help"])
+    for word in argv:
+        if word in ("-h", "--help") or word.startswith("--help="):
+            _run_tyro(["--help"], _groups_for_help(word.partition("=")[2]))
     settings = Settings()
     settings.read(argv)
     if settings.config_file is not None:
@@ -60,28 +72,56 @@ def parse_serve(argv: Sequence[str]) -> ServeArguments:
     groups = _run_tyro(settings.canonical())
     engine = EngineConfig(**{f.name: getattr(groups, f.name) for f in dataclasses.fields(EngineConfig)})
     server = ServerConfig(**{f.name: getattr(groups, f.name) for f in dataclasses.fields(ServerConfig)})
+    if engine.model.trust_remote_code:
+        settings.notes.append(REMOTE_CODE_NOTE)
+        engine = dataclasses.replace(engine, model=dataclasses.replace(engine.model, trust_remote_code=False))
     engine.validate()
     server.validate()
     return ServeArguments(engine, server, settings.notes)
 
 
-def _command() -> type:
-    """One dataclass with all groups of both configs as its fields."""
-    groups = [
-        (name, kind, field(default_factory=kind))
-        for config in (EngineConfig, ServerConfig)
-        for name, kind in typing.get_type_hints(config).items()
-    ]
-    return dataclasses.make_dataclass("Serve", groups, frozen=True)
+def _all_groups() -> dict[str, Any]:
+    """Name -> dataclass of every group of both configs."""
+    return {**typing.get_type_hints(EngineConfig), **typing.get_type_hints(ServerConfig)}
 
 
-def _run_tyro(argv: list[str]) -> Any:
+def _groups_for_help(topic: str) -> dict[str, Any]:
+    """The groups that ``--help=topic`` shows; the topic is a group's name or a flag's, "" and "all" are all.
+
+    Of a flag that is no setting here, it prints what becomes of it and raises SystemExit(0).
+
+    Raises:
+        ConfigError: there is no such group or flag.
+    """
+    groups = _all_groups()
+    word = topic.strip("-").replace("-", "_").lower()
+    if word in ("", "all"):
+        return groups
+    if word == "frontend":
+        return typing.get_type_hints(ServerConfig)
+    for name, kind in groups.items():
+        if word in (name, kind.__name__.lower()) or word.removeprefix("no_") in typing.get_type_hints(kind):
+            return {name: kind}
+    flag = "--" + word.replace("_", "-")
+    if foreign := FOREIGN_FLAGS.get(flag):
+        print(f"{flag} {'cannot be honoured' if foreign.refused else 'has no effect'}: {foreign.why}")
+        raise SystemExit(0)
+    raise ConfigError(f"--help={topic}: no such flag or group; the groups are {', '.join(groups)}")
+
+
+def _command(groups: dict[str, Any]) -> type:
+    """One dataclass with ``groups`` as its fields."""
+    fields = [(name, kind, field(default_factory=kind)) for name, kind in groups.items()]
+    return dataclasses.make_dataclass("Serve", fields, frozen=True)
+
+
+def _run_tyro(argv: list[str], groups: dict[str, Any] | None = None) -> Any:
     """Types the values. Raises ConfigError; SystemExit(0) after ``--help``."""
     complaints = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaints):
             return tyro.cli(
-                _command(),
+                _command(groups or _all_groups()),
                 prog=PROG,
                 description=DESCRIPTION,
                 args=argv,

@@ -17,25 +17,31 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 from rich.console import Console
 
 from api.app import create_app
+from api.commands.http_protocol import JsonH11Protocol
 from api.commands.logs import configure_logging
 from api.commands.sockets import listen, reserve, url
-from api.commands.summary import print_summary
+from api.commands.summary import print_summary, try_command
 from api.server_config import HttpConfig, ServerConfig
 from api.serving.context import ServerContext, make_context
 from api.serving.model_names import chosen_names
 from vllm_jax import __version__
-from vllm_jax.config import EngineConfig
+from vllm_jax.config import DEMO_MODEL, EngineConfig, ModelConfig
+from vllm_jax.demo import demo_model_path
 from vllm_jax.errors import ConfigError, VllmJaxError
+from vllm_jax.tokenizer.chat_template import check_chat_template
 
 logger = logging.getLogger(__name__)
 
 _ABORT_GRACE_S = 5.0
 """Aborted requests get this long to send their last words."""
+_HEAD_SLACK = 64 * 1024
+"""Bytes of a request's head beside what --h11-max-incomplete-event-size counts: colons, line ends, method."""
 _DEATH_CHECK_S = 0.5
 _DEATH_GRACE_S = 3.0
 """A server whose engine has died answers 503 for so long, and exits with 1."""
@@ -48,15 +54,18 @@ def serve(engine_config: EngineConfig, config: ServerConfig) -> int:
         ConfigError: the start failed; the text says why.
     """
     configure_logging(config.log)
-    config = _with_keys(config)
+    config, key = _with_keys(config)
     _check_certificates(config.http)
     sockets = reserve(config.http)
     try:
         context = _load(engine_config, config)
         try:
             listen(sockets)
-            address, chats = url(config.http, sockets), context.prompts.has_template
-            print_summary(Console(), context.engine.info, context.models, config, address, chats=chats)
+            address = url(config.http, sockets)
+            command = try_command(
+                context.models.names[0], config, address, chats=context.prompts.has_template, key=key
+            )
+            print_summary(Console(), context.engine.info, context.models, config, address, command)
             return _Server(context).run(sockets)
         finally:
             context.prompts.close()
@@ -136,8 +145,9 @@ def _uvicorn_config(context: ServerContext) -> uvicorn.Config:
     http, log = context.config.http, context.config.log
     return uvicorn.Config(
         create_app(context),
-        http="h11",  # the one of uvicorn's parsers that bounds the size of a request's head
-        h11_max_incomplete_event_size=http.h11_max_incomplete_event_size,
+        http=JsonH11Protocol,
+        # LimitMiddleware draws the exact line; this one keeps a head that never ends out of memory.
+        h11_max_incomplete_event_size=http.h11_max_incomplete_event_size + _HEAD_SLACK,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -162,6 +172,7 @@ def _load(engine_config: EngineConfig, config: ServerConfig) -> ServerContext:
     console = Console(stderr=True)
     console.print(f"vllm-jax {__version__}: loading {engine_config.model.model}", highlight=False)
     try:
+        _check_chat_template(engine_config.model, config.api.chat_template)
         with progress_bars(console) as progress:
             [name, *_] = chosen_names(engine_config.model.model, config.api.served_model_name)
             engine = AsyncEngine.start(engine_config, progress, served_name=name)
@@ -174,12 +185,27 @@ def _load(engine_config: EngineConfig, config: ServerConfig) -> ServerContext:
         raise ConfigError(f"the start failed: {type(error).__name__}: {error}{hint}") from error
 
 
-def _with_keys(config: ServerConfig) -> ServerConfig:
-    """Takes the API key from the environment where no flag gives one."""
-    key = os.environ.get("VLLM_JAX_API_KEY") or os.environ.get("VLLM_API_KEY")
-    if config.http.api_key or not key:
-        return config
-    return dataclasses.replace(config, http=dataclasses.replace(config.http, api_key=(key,)))
+def _check_chat_template(model: ModelConfig, template: str | None) -> None:
+    """Reads --chat-template before the model, which takes far longer. Raises ConfigError."""
+    if template is None or model.skip_tokenizer_init:
+        return
+    name = model.tokenizer or model.model
+    directory = demo_model_path() if name == DEMO_MODEL else Path(name)
+    check_chat_template(template, directory if directory.is_dir() else None)
+
+
+def _with_keys(config: ServerConfig) -> tuple[ServerConfig, str | None]:
+    """Takes the API key from the environment where no flag gives one.
+
+    The second value is how a shell line spells the key without showing it, or None without a key.
+    """
+    if config.http.api_key:
+        return config, "YOUR_API_KEY"
+    for variable in ("VLLM_JAX_API_KEY", "VLLM_API_KEY"):
+        if key := os.environ.get(variable):
+            http = dataclasses.replace(config.http, api_key=(key,))
+            return dataclasses.replace(config, http=http), f"${variable}"
+    return config, None
 
 
 def _check_certificates(http: HttpConfig) -> None:

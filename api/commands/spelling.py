@@ -15,9 +15,11 @@ from typing import Any
 
 import yaml
 
-from api.commands.compatibility import ALIASES, FOREIGN_FLAGS, VALUE_ALIASES
+from api.commands.compatibility import ALIASES, FOREIGN_FLAGS, VALUE_ALIASES, Foreign
 from api.commands.fields import flag_types, is_json, is_list, settings
 from vllm_jax.errors import ConfigError
+
+_NONE = Foreign(0, "")
 
 
 class Settings:
@@ -49,6 +51,8 @@ class Settings:
                 self.config_file = _take(written, rest, bool(has_value))
             elif name in FOREIGN_FLAGS or _positive(name) in FOREIGN_FLAGS:
                 self._foreign(name, rest)
+            elif FOREIGN_FLAGS.get(name.partition(".")[0], _NONE).values == 1:  # a key of a JSON object
+                self._foreign(name.partition(".")[0], [_take(written, rest, bool(has_value))], whole=False)
             elif "." in name:
                 self._json_part(name, written, rest, bool(has_value))
             else:
@@ -87,7 +91,8 @@ class Settings:
         except ValueError:
             node[path[-1].replace("-", "_")] = text
 
-    def _foreign(self, name: str, rest: list[str]) -> None:
+    def _foreign(self, name: str, rest: list[str], *, whole: bool = True) -> None:
+        """Takes in a flag that is no setting here; not ``whole``: only a key of its JSON object."""
         negated = name not in FOREIGN_FLAGS
         flag = FOREIGN_FLAGS[_positive(name) if negated else name]
         values: list[str] = []
@@ -95,11 +100,13 @@ class Settings:
             values.append(rest.pop(0))
         if len(values) < flag.values and not negated:
             raise ConfigError(f"{name} needs a value")
-        if negated or (values and set(values) <= flag.harmless):
+        if negated or (whole and values and set(values) <= flag.harmless):
             return
         if flag.refused:
             raise ConfigError(f"{name} cannot be honoured: {flag.why}")
-        self.notes.append(f"{name} has no effect: {flag.why}")
+        note = f"{name} has no effect: {flag.why}"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def lay_over(self, below: Settings) -> None:
         """Adds from ``below`` what is not set here."""
@@ -110,7 +117,7 @@ class Settings:
                 self.values[name] = values
         for name, parts in below.json_parts.items():
             self.json_parts.setdefault(name, parts)
-        self.notes += below.notes
+        self.notes += [note for note in below.notes if note not in self.notes]
 
     def canonical(self) -> list[str]:
         """A command line in the one spelling that tyro knows."""

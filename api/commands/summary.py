@@ -15,9 +15,9 @@ from vllm_jax.engine.info import ModelInfo
 
 
 def print_summary(
-    console: Console, info: ModelInfo, models: ServedModels, config: ServerConfig, url: str, *, chats: bool
+    console: Console, info: ModelInfo, models: ServedModels, config: ServerConfig, url: str, command: str
 ) -> None:
-    """Model, memory, capacity, names, address, and a command to try. ``chats``: there is a chat template."""
+    """Model, memory, capacity, names, address, and a command to try."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
@@ -26,12 +26,15 @@ def print_summary(
         table.add_row(name, value)
     console.print(table)
     console.print("\nTry it:\n", highlight=False)
-    console.print(try_command(models.names[0], config, url, chats=chats), highlight=False, soft_wrap=True)
+    console.print(command, highlight=False, soft_wrap=True, markup=False)
     console.print()
 
 
-def try_command(model: str, config: ServerConfig, url: str, *, chats: bool) -> str:
-    """A curl line that works as it is."""
+def try_command(model: str, config: ServerConfig, url: str, *, chats: bool, key: str | None) -> str:
+    """A curl line that works as it is; ``key`` is the shell's spelling of the API key.
+
+    ``chats``: there is a chat template.
+    """
     path = "/v1/chat/completions" if chats else "/v1/completions"
     body: dict[str, object] = {"model": model}
     if chats:
@@ -40,8 +43,8 @@ def try_command(model: str, config: ServerConfig, url: str, *, chats: bool) -> s
         body["prompt"] = [1, 2, 3]
     body["max_tokens"] = 16
     where = f"--unix-socket {config.http.uds} http://localhost" if config.http.uds else url
-    key = " -H 'Authorization: Bearer '\"$VLLM_JAX_API_KEY\"" if config.http.api_key else ""
-    return f"  curl {where}{path} -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'"
+    sent_key = f' -H "Authorization: Bearer {key}"' if key else ""
+    return f"  curl {where}{path} -H 'Content-Type: application/json'{sent_key} -d '{json.dumps(body)}'"
 
 
 def _rows(info: ModelInfo, models: ServedModels, config: ServerConfig, url: str) -> Sequence[tuple[str, str]]:

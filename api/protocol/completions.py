@@ -33,7 +33,11 @@ class CompletionRequest(GenerationRequest):
 
 
 class CompletionLogprobs(ResponseModel):
-    """Parallel lists, one entry a token. ``text_offset`` counts characters from the start of the text."""
+    """Parallel lists, one entry a token.
+
+    ``text_offset`` counts characters from the start of the choice's text. A token that completes no character
+    has the offset where its character begins.
+    """
 
     text_offset: list[int]
     token_logprobs: list[float | None]

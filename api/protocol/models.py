@@ -10,7 +10,10 @@ from api.protocol.base import ResponseModel
 
 
 class ModelCard(ResponseModel):
-    """One served name. ``created`` is in seconds since the epoch; ``root`` is the model as it was given."""
+    """One served name. ``created`` is in seconds since the epoch; ``root`` is the model as it was given.
+
+    Of an alias, ``root`` and ``parent`` are the name it stands for.
+    """
 
     id: str
     object: str = "model"

@@ -15,7 +15,7 @@ router = APIRouter(tags=["OpenAI"])
 
 @router.get("/v1/models", summary="List the served models")
 async def list_models(context: Annotated[ServerContext, Depends(get_context)]) -> ModelList:
-    """All names the model is served under."""
+    """All names the model is served under, aliases too."""
     return context.models.list()
 
 

@@ -29,6 +29,7 @@ from api.serving.usage import UsageCounter
 from api.sse import EventStream, event_stream
 from vllm_jax.outputs import CompletionOutput, RequestOutput
 from vllm_jax.sampling_params import SamplingParams
+from vllm_jax.tokenizer.messages import content_text
 
 
 async def create_chat_completion(
@@ -83,7 +84,7 @@ class _ChatAnswer:
         last = body.messages[-1]
         if body.continue_final_message or body.add_generation_prompt is False:
             self._role = last.role
-        self._echo = last.content if body.echo and last.role == self._role else None
+        self._echo = content_text(last.content) if body.echo and last.role == self._role else ""
 
     def whole(self, output: RequestOutput) -> ChatCompletionResponse:
         """The answer to a request that does not stream."""
@@ -112,7 +113,7 @@ class _ChatAnswer:
                 choice = ChatChunkChoice(index=index, delta=first, logprobs=None, finish_reason=None)
                 yield self._chunk(choice, **prompt_ids)
                 prompt_ids = {}
-            if isinstance(self._echo, str) and self._echo:
+            if self._echo:
                 for index in range(self._params.n):
                     yield self._chunk(self._content(CompletionOutput(index, text=self._echo)))
             async for _, delta in deltas:
@@ -126,12 +127,9 @@ class _ChatAnswer:
 
     def _choice(self, output: CompletionOutput) -> ChatChoice:
         check_finish(output)
-        text = output.text
-        if isinstance(self._echo, str):
-            text = self._echo + text
         return ChatChoice(
             index=output.index,
-            message=ChatResponseMessage(role=self._role, content=text),
+            message=ChatResponseMessage(role=self._role, content=self._echo + output.text),
             logprobs=self._logprobs(output),
             finish_reason=output.finish_reason,
             stop_reason=output.stop_reason,

@@ -19,11 +19,12 @@ from api.protocol.completions import (
 from api.protocol.unsupported import check_fields
 from api.serving.answer import AnswerHead, AnswerOptions, check_finish, id_headers, json_response
 from api.serving.context import ServerContext
-from api.serving.logprobs import CompletionLogprobsBuilder, prompt_logprobs
+from api.serving.logprobs import CompletionLogprobsFormat, prompt_logprobs
 from api.serving.prompts import Prompt
 from api.serving.request_id import choose_request_id
 from api.serving.sampling import check_stream_fields, completion_params
 from api.serving.streams import collect, interleave, wait_for_first, while_connected
+from api.serving.text_offsets import TextOffsets, prompt_offsets
 from api.serving.usage import UsageCounter
 from api.sse import EventStream, event_stream
 from vllm_jax.outputs import CompletionOutput, PositionLogprobs, RequestOutput
@@ -91,8 +92,10 @@ class _CompletionAnswer:
             count_output=not self._echo_only,
         )
         self._prompt_scores: dict[int, Sequence[PositionLogprobs | None]] = {}
-        self._builders: dict[int, CompletionLogprobsBuilder] = {}
-        self._opened: set[int] = set()
+        self._format_logprobs = CompletionLogprobsFormat(params.logprobs or 0, self._options.tokens_as_ids)
+        self._prompt_offsets: dict[int, list[int]] = {}
+        self._offsets: dict[int, TextOffsets] = {}
+        self._lengths: dict[int, int] = {}
 
     def whole(self, outputs: Sequence[RequestOutput]) -> CompletionResponse:
         """The answer to a request that does not stream."""
@@ -126,8 +129,7 @@ class _CompletionAnswer:
         if delta.prompt_logprobs is not None:
             self._prompt_scores[i] = delta.prompt_logprobs
         index = i * self._params.n + output.index
-        opening = index not in self._opened
-        self._opened.add(index)
+        opening = index not in self._lengths
         new = CompletionOutput(index, finish_reason="length") if self._echo_only else output
         shown: dict[str, Any] = {}
         if self._options.token_ids:
@@ -138,9 +140,11 @@ class _CompletionAnswer:
         if self._prompt_logprobs is not None and scores is not None:
             shown["prompt_logprobs"] = prompt_logprobs(scores, self._prompt_logprobs)
         echoed = opening and self._echo
+        text = (self._prompts[i].text or "") + new.text if echoed else new.text
+        self._lengths[index] = self._lengths.get(index, 0) + len(text)
         return CompletionChoice(
             index=index,
-            text=(self._prompts[i].text or "") + new.text if echoed else new.text,
+            text=text,
             logprobs=self._logprobs(i, index, new, with_prompt=echoed),
             finish_reason=new.finish_reason,
             stop_reason=new.stop_reason,
@@ -150,20 +154,24 @@ class _CompletionAnswer:
     def _logprobs(
         self, i: int, index: int, output: CompletionOutput, *, with_prompt: bool
     ) -> CompletionLogprobs | None:
-        top = self._params.logprobs
-        if top is None:
+        if self._params.logprobs is None:
             return None
-        builder = self._builders.get(index)
-        if builder is None:
-            builder = self._builders[index] = CompletionLogprobsBuilder(top, self._options.tokens_as_ids)
+        tokenizer, prompt = self._context.engine.tokenizer, self._prompts[i]
+        if index not in self._offsets:
+            start = len(prompt.text or "") if self._echo else 0
+            self._offsets[index] = TextOffsets(tokenizer, prompt.token_ids, self._params, start)
+        cut = isinstance(output.stop_reason, str)
+        offsets = self._offsets[index].push(output.token_ids, self._lengths[index] if cut else None)
         scores = self._prompt_scores.get(i)
-        if not with_prompt or scores is None:  # an aborted request may have no scores
-            return builder.piece(output.logprobs or [], output.token_ids)
-        ids = self._prompts[i].token_ids
-        return builder.piece(
+        if not with_prompt or scores is None or tokenizer is None:  # an aborted request may have no scores
+            return self._format_logprobs(output.logprobs or [], output.token_ids, offsets)
+        if i not in self._prompt_offsets:
+            self._prompt_offsets[i] = prompt_offsets(tokenizer, prompt.token_ids, prompt.text or "")
+        return self._format_logprobs(
             [*scores, *(output.logprobs or [])],
-            [*ids, *output.token_ids],
-            first_text=self._context.prompts.token_text(ids[0]),
+            [*prompt.token_ids, *output.token_ids],
+            [*self._prompt_offsets[i], *offsets],
+            first_text=self._context.prompts.token_text(prompt.token_ids[0]),
         )
 
     def _says_something(self, choice: CompletionChoice) -> bool:

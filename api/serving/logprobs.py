@@ -58,8 +58,8 @@ def prompt_logprobs(
     ]
 
 
-class CompletionLogprobsBuilder:
-    """Builds one choice's lists in pieces; ``text_offset`` goes on from piece to piece.
+class CompletionLogprobsFormat:
+    """Builds the lists of one choice, or of a piece of it.
 
     ``top`` is the number asked for: each position shows the token itself and the ``top`` candidates.
     """
@@ -67,24 +67,22 @@ class CompletionLogprobsBuilder:
     def __init__(self, top: int, as_ids: bool):
         self._top = top
         self._as_ids = as_ids
-        self._offset = 0
 
-    def piece(
+    def __call__(
         self,
         positions: Iterable[PositionLogprobs | None],
         token_ids: Iterable[int],
+        text_offset: list[int],
         first_text: str | None = None,
     ) -> CompletionLogprobs:
         """The lists for ``token_ids``; a prompt's first token has no position, its text is ``first_text``."""
-        piece = CompletionLogprobs(text_offset=[], token_logprobs=[], tokens=[], top_logprobs=[])
+        piece = CompletionLogprobs(text_offset=text_offset, token_logprobs=[], tokens=[], top_logprobs=[])
         for position, token_id in zip(positions, token_ids, strict=True):
             own = None if position is None else position[token_id]
             token = token_name(token_id, own.decoded_token if own else first_text, self._as_ids)
-            piece.text_offset.append(self._offset)
             piece.tokens.append(token)
             piece.token_logprobs.append(finite(own.logprob) if own else None)
             piece.top_logprobs.append(None if position is None else self._candidates(position))
-            self._offset += len(token)
         return piece
 
     def _candidates(self, position: PositionLogprobs) -> dict[str, float]:

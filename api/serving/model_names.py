@@ -17,7 +17,7 @@ DEMO_ALIAS = "mosaicml/mpt-7b"
 
 @dataclass(frozen=True)
 class ServedModels:
-    """``names`` are listed; ``aliases`` are answered to under the first name, and not listed."""
+    """``aliases`` stand for the first of ``names``, which is the name in the answers to them."""
 
     root: str
     max_model_len: int
@@ -40,23 +40,32 @@ class ServedModels:
         """
         if name in self.names:
             return name
-        if not name or name in self.aliases:
+        if name is None or name in self.aliases:
             return self.names[0]
         raise model_not_found(name)
 
     def card(self, name: str) -> ModelCard:
-        """The card of a served name or alias. Raises ApiError (404) for others."""
+        """The card of a served name or alias. Raises ApiError (404) for others.
+
+        An alias has its own id, so that a client finds the name it looks for; root and parent name the model.
+        """
+        served = self.resolve(name)
+        is_alias = name != served
         return ModelCard(
-            id=self.resolve(name), created=self.created, root=self.root, max_model_len=self.max_model_len
+            id=name,
+            created=self.created,
+            root=served if is_alias else self.root,
+            parent=served if is_alias else None,
+            max_model_len=self.max_model_len,
         )
 
     def list(self) -> ModelList:
-        """The cards of all served names."""
-        return ModelList(data=[self.card(name) for name in self.names])
+        """The cards of all served names, then of the aliases."""
+        return ModelList(data=[self.card(name) for name in (*self.names, *self.aliases)])
 
 
 def chosen_names(model: str, served_model_name: tuple[str, ...]) -> tuple[str, ...]:
-    """The names that are listed; the first one is in the answers and the metrics."""
+    """The names it is served under; the first one is in the answers and the metrics."""
     if served_model_name:
         return tuple(dict.fromkeys(served_model_name))
     return (DEMO_NAME,) if model == DEMO_MODEL else (model,)

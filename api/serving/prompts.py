@@ -16,12 +16,16 @@ from api.protocol.chat import ChatCompletionRequest, ChatMessage, ChatTemplateFi
 from api.protocol.completions import MAX_PROMPTS, CompletionRequest
 from api.protocol.generation import GenerationRequest
 from api.server_config import ApiConfig
+from api.serving.bounded_threads import BoundedThreads
 from vllm_jax.tokenizer.base import Tokenizer
 from vllm_jax.tokenizer.chat_template import ChatTemplate, request_chat_template
 
 T = TypeVar("T")
 
 _THREADS = 4
+_TEMPLATE_THREADS = 4
+TEMPLATE_TIMEOUT_S = 30.0
+"""Seconds that the rendering of a request's own template may take."""
 _TEXT_SLACK = 4
 """Tokenizers may drop characters (runs of spaces, say): only texts far above the limit are refused unread."""
 
@@ -50,6 +54,8 @@ class PromptMaker:
         self._max_model_len = max_model_len
         self._max_chars = _TEXT_SLACK * max_model_len * _longest_piece(tokenizer) if tokenizer else 0
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prompt")
+        # Templates from requests stay out of the pool: one that loops for ever must not take its threads.
+        self._template_threads = BoundedThreads(_TEMPLATE_THREADS, TEMPLATE_TIMEOUT_S)
 
     @property
     def has_template(self) -> bool:
@@ -83,7 +89,7 @@ class PromptMaker:
             ids = self._encode(text, bool(body.add_special_tokens), "messages")
             return Prompt(self._truncate(ids, limit, body.truncation_side), text)
 
-        return await self._in_pool(make)
+        return await self._rendered(body, make)
 
     async def completion(self, body: CompletionRequest) -> list[Prompt]:
         """The prompts of a text completion, in order. Their text is there where they are to be echoed.
@@ -107,8 +113,8 @@ class PromptMaker:
         self, body: ChatTemplateFields, messages: list[ChatMessage], *, add_special_tokens: bool
     ) -> list[int]:
         """Token ids of a conversation. Raises as :meth:`chat`."""
-        return await self._in_pool(
-            lambda: self._encode(self._render(body, messages), add_special_tokens, "messages")
+        return await self._rendered(
+            body, lambda: self._encode(self._render(body, messages), add_special_tokens, "messages")
         )
 
     async def decode(self, token_ids: list[int]) -> str:
@@ -220,6 +226,17 @@ class PromptMaker:
             return ids
         side = side or (self._tokenizer.truncation_side if self._tokenizer is not None else "left")
         return ids[-limit:] if side == "left" else ids[:limit]
+
+    async def _rendered(self, body: ChatTemplateFields, make: Callable[[], T]) -> T:
+        """Runs ``make``, which renders. Raises ApiError (400): the request's own template takes too long."""
+        if body.chat_template is None:
+            return await self._in_pool(make)
+        try:
+            return await self._template_threads.run(make)
+        except TimeoutError:
+            raise bad_request(
+                f"chat_template: rendering took longer than {TEMPLATE_TIMEOUT_S:g} s.", "chat_template"
+            ) from None
 
     async def _in_pool(self, make: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, make)

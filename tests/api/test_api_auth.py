@@ -25,6 +25,12 @@ def test_probes_are_open(guarded: TestClient, path: str) -> None:
     assert guarded.get(path).status_code == 200
 
 
+def test_metrics_can_be_opened(make_client: Any) -> None:
+    client = make_client(http={"api_key": KEYS, "metrics_without_key": True})
+    assert client.get("/metrics").status_code == 200
+    assert client.get("/v1/models").status_code == 401
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

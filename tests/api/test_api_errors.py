@@ -109,6 +109,21 @@ def test_header_count_is_capped(make_client: Any) -> None:
     error_of(client.get("/version", headers={f"x-{i}": "1" for i in range(30)}), 431)
 
 
+def test_header_bytes_are_capped_exactly(make_client: Any) -> None:
+    client = make_client(http={"h11_max_incomplete_event_size": 2000, "api_key": ("k",)})
+    sent = client.get("/v1/models", headers={"x-fill": ""}).request  # 401: it was let through
+    size = len("/v1/models") + sum(len(name) + len(value) for name, value in sent.headers.raw)
+    fill = "a" * (2000 - size)
+    assert client.get("/v1/models", headers={"x-fill": fill}).status_code == 401
+    for url, headers in (
+        ("/v1/models", {"x-fill": fill + "a"}),
+        ("/v1/models?", {"x-fill": fill[:-10], "y": "abcdefghij"}),
+        ("/v1/models?" + "q" * 2000, {}),
+    ):
+        error = error_of(client.get(url, headers=headers), 431)
+        assert "2000 bytes" in error["message"] and error["code"] == 431
+
+
 def test_nesting_up_to_the_limit_is_parsed() -> None:
     at_limit = b"[" * MAX_NESTING + b"]" * MAX_NESTING
     assert parse_json(at_limit) is not None

@@ -229,7 +229,10 @@ def test_truncation_keeps_the_asked_side(client: TestClient) -> None:
 
 
 def test_continue_final_message_and_echo(client: TestClient) -> None:
-    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "One two"}]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "One two"},
+    ]
     body = {
         "messages": messages,
         "continue_final_message": True,
@@ -242,6 +245,10 @@ def test_continue_final_message_and_echo(client: TestClient) -> None:
     text = plain["choices"][0]["message"]["content"]
     assert echoed["choices"][0]["message"]["content"] == "One two" + text
     assert texts(stream(client, echo=True, **body)) == {0: "One two" + text}
+    messages[-1]["content"] = [{"type": "text", "text": "One"}, {"type": "text", "text": "two"}]
+    continued = ask(client, **body)["choices"][0]["message"]["content"]
+    assert ask(client, echo=True, **body)["choices"][0]["message"]["content"] == "One\ntwo" + continued
+    assert texts(stream(client, echo=True, **body)) == {0: "One\ntwo" + continued}
     assert (
         ask(client, 400, continue_final_message=True, add_generation_prompt=True)["param"]
         == "continue_final_message"
@@ -443,3 +450,16 @@ def test_chat_template_settings(make_client: Any) -> None:
     body = {"messages": MESSAGES, "chat_template": "just this"}
     ids = trusting.post("/tokenize", json=body).json()["tokens"]
     assert trusting.post("/detokenize", json={"tokens": ids}).json()["prompt"] == "just this"
+
+
+def test_a_template_from_a_request_has_a_time_limit(
+    make_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.serving.prompts.TEMPLATE_TIMEOUT_S", 0.5)
+    client = make_client(api={"trust_request_chat_template": True})
+    # Some seconds of work: this thread cannot be stopped, and must not outlive the test by much.
+    slow = "{% for i in range(9999) %}{% for j in range(2000) %}{% set x = i %}{% endfor %}{% endfor %}"
+    error = ask(client, 400, chat_template=slow)
+    assert error["param"] == "chat_template" and "0.5 s" in error["message"]
+    for body in ({}, {"chat_template": "quick"}):
+        assert client.post("/tokenize", json={"messages": MESSAGES, **body}).status_code == 200

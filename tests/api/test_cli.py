@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server_process import ENGINE_FLAGS, REPO
+from server_process import REPO
 
 from api.cli import main
+from api.commands.serve import _with_keys
 from api.commands.sockets import listen, reserve, url
-from api.server_config import HttpConfig
+from api.commands.summary import try_command
+from api.server_config import HttpConfig, ServerConfig
 from vllm_jax import __version__
 from vllm_jax.errors import ConfigError
+from vllm_jax.tokenizer.chat_template import check_chat_template
 
 
 @pytest.fixture(autouse=True)
@@ -86,10 +89,63 @@ def test_broken_checkpoint(tmp_path: Path, mpt_checkpoint: Path, capsys: pytest.
     assert "config.json" in error_line(capsys)
 
 
-def test_bad_chat_template_stops_the_start(mpt_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["serve", str(mpt_checkpoint), "--port", "0", *ENGINE_FLAGS, "--chat-template", "{% if %}"]
-    assert main(argv) == 1
-    assert "chat template" in error_line(capsys)
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{% if %}", "chat template is not valid, line 1"),
+        ("/no/such/file.jinja", "/no/such/file.jinja"),
+        ("no-such-name", "no-such-name"),
+        ("BROKEN", "chat template is not valid, line 2"),
+    ],
+)
+def test_bad_chat_templates_are_said_before_the_model_is_loaded(
+    tmp_path: Path, mpt_checkpoint: Path, capsys: pytest.CaptureFixture[str], template: str, says: str
+) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((mpt_checkpoint / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"would be said if it were read")
+    (tmp_path / "broken.jinja").write_text("{{ messages }}\n{% if %}")
+    template = template.replace("BROKEN", str(tmp_path / "broken.jinja"))
+    assert main(["serve", str(tmp_path), "--port", "0", "--chat-template", template]) == 1
+    assert says in error_line(capsys)
+
+
+def test_a_chat_template_may_be_one_of_the_tokenizers_by_name(tmp_path: Path) -> None:
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "brief.jinja").write_text("{{ messages }}")
+    check_chat_template("brief", tmp_path)
+    check_chat_template("any-name", None)  # a hub id: its files are not here yet
+    with pytest.raises(ConfigError, match="neither a file"):
+        check_chat_template("other", tmp_path)
+
+
+def test_the_command_to_try_names_the_key_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for names, flags, expected in (
+        ((), (), None),
+        (("VLLM_API_KEY",), (), "$VLLM_API_KEY"),
+        (("VLLM_API_KEY", "VLLM_JAX_API_KEY"), (), "$VLLM_JAX_API_KEY"),
+        (("VLLM_API_KEY", "VLLM_JAX_API_KEY"), ("mine",), "YOUR_API_KEY"),
+    ):
+        for name in ("VLLM_API_KEY", "VLLM_JAX_API_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        for name in names:
+            monkeypatch.setenv(name, f"secret of {name}")
+        config, key = _with_keys(ServerConfig(http=HttpConfig(api_key=flags)))
+        assert key == expected
+        command = try_command("m", config, "http://localhost:1", chats=True, key=key)
+        assert "secret" not in command and "mine" not in command
+        assert (f'"Authorization: Bearer {expected}"' in command) is (expected is not None)
+
+
+def test_help_into_a_closed_pipe_is_no_failure() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m api.cli serve --help | head -1"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "usage" in done.stdout and done.stderr == ""
 
 
 def test_port_in_use_is_said_before_the_model_is_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,7 @@ def test_echoed_logprobs_score_the_prompt(client: TestClient, oracle: Any, top: 
         assert len(shown) == 1 if top == 0 else len(shown) in (top, top + 1)
         assert top == 0 or max(shown.values()) == pytest.approx(expected[i - 1].max().item(), abs=1e-4)
     offsets, tokens = lists["text_offset"], lists["tokens"]
-    assert offsets == [sum(map(len, tokens[:i])) for i in range(len(tokens))]
+    assert offsets == sorted(offsets) and offsets[-1] < len(choice["text"])
     assert [text[o : o + len(t)] for o, t in zip(offsets, tokens, strict=True) if o < len(text)] == [
         tokenizer.decode([i]) for i in ids[: len(tokenizer(text)["input_ids"])]
     ]
@@ -127,6 +127,32 @@ def test_streamed_logprobs_go_on_where_they_stopped(client: TestClient) -> None:
     pieces = [chunk["choices"][0]["logprobs"] for chunk in stream(client, **body)]
     for column in ("tokens", "text_offset"):
         assert [value for piece in pieces for value in piece[column]] == whole[column]
+
+
+@pytest.mark.parametrize("text", ["a😀b", "perché 日本 🎉!", "<s>x"])
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_text_offsets_are_positions_in_the_text(
+    client: TestClient, oracle: Any, text: str, as_ids: bool
+) -> None:
+    tokenizer = oracle[1]
+    ids = tokenizer(text)["input_ids"]
+    expected = [len(tokenizer.decode(ids[:i]).rstrip("\ufffd")) for i in range(len(ids))]
+    for prompt in (text, ids):
+        body = {"prompt": prompt, "echo": True, "logprobs": 0, "return_tokens_as_token_ids": as_ids}
+        [choice] = ask(client, max_tokens=0, **body)["choices"]
+        assert choice["text"] == text and choice["logprobs"]["text_offset"] == expected
+        [choice] = ask(client, max_tokens=1, **body)["choices"]
+        assert choice["logprobs"]["text_offset"] == [*expected, len(text)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_text_offsets_never_leave_the_text(client: TestClient, seed: int) -> None:
+    text = ask(client, prompt="One two", max_tokens=12, seed=seed, ignore_eos=True)["choices"][0]["text"]
+    for stop in (None, text[4:6], text[6:9]):
+        body = {"prompt": "One two", "max_tokens": 12, "seed": seed, "ignore_eos": True, "logprobs": 0}
+        [choice] = ask(client, stop=stop, **body)["choices"]
+        offsets = choice["logprobs"]["text_offset"]
+        assert offsets == sorted(offsets) and offsets[0] == 0 and offsets[-1] <= len(choice["text"])
 
 
 def test_prompt_logprobs_of_each_choice(client: TestClient) -> None:

@@ -9,6 +9,7 @@ import pytest
 from api.commands.compatibility import ALIASES, FOREIGN_FLAGS
 from api.commands.fields import settings
 from api.commands.flags import parse_serve
+from vllm_jax.config import EngineConfig
 from vllm_jax.errors import ConfigError
 
 
@@ -85,6 +86,47 @@ def test_flags_of_vllm_without_effect_say_so_once() -> None:
     ]
 
 
+FLAGS_OF_COMMON_COMMAND_LINES = """
+--spec-method ngram|--spec-model a/b|--spec-tokens 3|--data-parallel-address 10.0.0.1
+--data-parallel-rpc-port 1
+--data-parallel-rank 1|--data-parallel-size-local 2|--data-parallel-hybrid-lb|--data-parallel-external-lb
+--node-rank 1|--master-addr 10.0.0.1|--master-port 29501|--tool-strict-level 1
+--tokens-only|--enable-scale-out
+--compilation-config.level 3|--compilation_config.cudagraph_mode=NONE|--speculative-config.method ngram
+--trust-remote-code
+"""
+
+
+@pytest.mark.parametrize("flag", FLAGS_OF_COMMON_COMMAND_LINES.replace("\n", "|").strip("|").split("|"))
+def test_flags_of_other_features_start_with_one_warning(flag: str) -> None:
+    arguments = parse_serve([*flag.split(), "org/model"])
+    assert arguments.engine.model.model == "org/model"
+    [note] = arguments.notes
+    assert note.startswith(flag.split()[0].split(".")[0].split("=")[0].replace("_", "-"))
+    assert "has no effect" in note
+
+
+def test_keys_of_one_json_flag_warn_once() -> None:
+    assert len(parse_serve(["--compilation-config.level", "3", "-O.mode=1"]).notes) == 1
+
+
+def test_repository_code_is_not_asked_for_however_it_is_spelled() -> None:
+    for argv in (["--trust-remote-code"], ["--trust_remote_code"]):
+        assert parse_serve(argv).engine.model.trust_remote_code is False
+    assert parse_serve(["--no-trust-remote-code"]).notes == []
+
+
+def test_repository_code_is_not_asked_for_from_python_either(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="vllm_jax.config"):
+        EngineConfig.from_flat(trust_remote_code=True).validate()
+    assert "never run" in caplog.text and len(caplog.records) == 1
+
+
+def test_other_names_of_types() -> None:
+    assert parse_serve(["--dtype", "float"]).engine.model.dtype == "float32"
+    assert parse_serve(["--kv-cache-dtype", "fp8_e4m3"]).engine.cache.kv_cache_dtype == "fp8"
+
+
 def test_harmless_values_say_nothing() -> None:
     argv = ["--pipeline-parallel-size", "1", "-dp=1", "--quantization", "none", "--no-async-scheduling"]
     assert parse_serve(argv).notes == []
@@ -138,7 +180,12 @@ def test_config_file_is_below_the_command_line(tmp_path: Path) -> None:
         (["--lora-modules", "a=b"], "--lora-modules"),
         (["--enforce-eager", "--speculative-config"], "--speculative-config needs a value"),
         (["--pipeline-parallel-size=2"], "--pipeline-parallel-size"),
-        (["--trust-remote-code"], "--trust-remote-code"),
+        (["--quantization.bits", "4"], "--quantization"),
+        (["--compilation-config.level"], "--compilation-config.level needs a value"),
+        (["--reasoning-effort-map", '{"high": "max"}'], "--reasoning-effort-map"),
+        (["--dtype", "half"], "bfloat16"),
+        (["--load-format", "runai_streamer"], "--load-format"),
+        (["--help=nonsense"], "the groups are model, cache"),
         (["--ssl-keyfile", "k.pem"], "--ssl-certfile"),
         (["--shutdown-timeout", "-1"], "--shutdown-timeout"),
         (["--shutdown-timeout", "nan"], "--shutdown-timeout"),
@@ -167,3 +214,32 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     for flag in settings():
         assert f"{flag} " in text or f"{flag}," in text, flag
     assert "engine.model" not in text
+
+
+@pytest.mark.parametrize(
+    ("topic", "shown", "hidden"),
+    [
+        ("http", "--sse-keep-alive-interval", "--max-num-seqs"),
+        ("SchedulerConfig", "--max-num-seqs", "--block-size"),
+        ("max-num-seqs", "--max-num-seqs", "--block-size"),
+        ("--no-enable-prefix-caching", "--block-size", "--port"),
+        ("frontend", "--chat-template", "--block-size"),
+        ("all", "--block-size", "--spec-method"),
+        ("enforce-eager", "has no effect", "--port"),
+    ],
+)
+def test_help_about_one_thing(
+    capsys: pytest.CaptureFixture[str], topic: str, shown: str, hidden: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse_serve(["m", f"--help={topic}"])
+    assert not end.value.code
+    text = capsys.readouterr().out
+    assert shown in text and hidden not in text
+
+
+def test_the_introduction_of_the_help_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_serve(["--help"])
+    introduction = capsys.readouterr().out.split("╭")[0]
+    assert "--config" in introduction and max(map(len, introduction.splitlines())) <= 80

@@ -24,6 +24,17 @@ def test_models_are_listed_and_retrieved_with_slashes(client: TestClient, mpt_ch
     assert response.status_code == 404 and response.json()["error"]["param"] == "model"
 
 
+def test_an_empty_name_is_no_name(client: TestClient) -> None:
+    assert client.get("/v1/models/").status_code == 404
+    for path, body in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/tokenize", {"prompt": "a"}),
+    ):
+        response = client.post(path, json={**body, "model": "", "max_tokens": 1})
+        assert response.status_code == 404 and response.json()["error"]["param"] == "model"
+
+
 def test_served_names_replace_the_path(make_client: Any) -> None:
     client = make_client(api={"served_model_name": ("org/name", "short")})
     assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["org/name", "short"]
@@ -37,9 +48,11 @@ def test_served_names_replace_the_path(make_client: Any) -> None:
 def test_the_demo_model_has_its_name_and_an_alias() -> None:
     models = ServedModels.choose("demo", (), 512)
     assert models.names == (DEMO_NAME,) and models.aliases == (DEMO_ALIAS,)
-    assert models.resolve(DEMO_ALIAS) == models.resolve(None) == models.resolve("") == DEMO_NAME
-    assert [card.id for card in models.list().data] == [DEMO_NAME]
-    assert models.card(DEMO_ALIAS).id == DEMO_NAME
+    assert models.resolve(DEMO_ALIAS) == models.resolve(None) == DEMO_NAME
+    own, alias = models.list().data
+    assert (own.id, own.root, own.parent) == (DEMO_NAME, "demo", None)
+    assert (alias.id, alias.root, alias.parent) == (DEMO_ALIAS, DEMO_NAME, DEMO_NAME)
+    assert models.card(DEMO_ALIAS) == alias and models.card(DEMO_NAME) == own
     assert ServedModels.choose("demo", ("mine",), 512).aliases == ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -73,11 +74,27 @@ def test_a_reader_that_pauses_gets_everything(server: Server) -> None:
     assert text == expected["choices"][0]["message"]["content"]
 
 
-def test_giant_headers_are_refused(server: Server) -> None:
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"X-Big: " + b"a" * 65_400 + b"\r\n\r\n", 200),
+        (b"X-Big: " + b"a" * 66_000 + b"\r\n\r\n", 431),
+        (b"X-Big: " + b"a" * 100_000 + b"\r\n\r\n", 431),
+        (b"X-Big: " + b"a" * 800_000, 431),  # has no end
+        (b"no header at all\r\n\r\n", 400),
+    ],
+)
+def test_heads_that_are_refused_get_an_error_body(server: Server, head: bytes, status: int) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         with contextlib.suppress(OSError):  # the server may hang up before it has read all
-            sock.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * 100_000)
-        assert sock.recv(100).startswith(b"HTTP/1.1 400")
+            sock.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + head)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := sock.recv(4096):
+                answer += piece
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    if status != 200:
+        assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["code"] == status
     assert httpx.get(server.url + "/health").status_code == 200
 
 
@@ -91,6 +108,12 @@ def test_keys_from_the_environment_token_ids_only_and_abort_at_once(start_server
     assert "--enforce-eager has no effect" in server.log.read_text()
     completions = server.url + "/v1/completions"
     assert httpx.post(completions, json={"prompt": [1, 2]}).status_code == 401
+    [line] = [line for line in server.log.read_text().splitlines() if line.startswith("  curl ")]
+    assert "$VLLM_API_KEY" in line
+    done = subprocess.run(
+        ["bash", "-c", line + " -s"], env={**os.environ, "VLLM_API_KEY": "secret"}, capture_output=True
+    )
+    assert json.loads(done.stdout)["choices"]
     with httpx.Client(headers={"Authorization": "Bearer secret"}, timeout=60) as client:
         body = {
             "prompt": [[5, 6, 7], [8]],

@@ -1,0 +1,63 @@
+"""Work that hangs keeps its place and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+from server_process import REPO
+
+from api.serving.bounded_threads import BoundedThreads
+
+
+def test_results_and_errors_come_back() -> None:
+    async def scenario() -> None:
+        threads = BoundedThreads(2, 10)
+        assert await asyncio.gather(*(threads.run(lambda i=i: i * i) for i in range(10))) == [
+            i * i for i in range(10)
+        ]
+        with pytest.raises(ZeroDivisionError):
+            await threads.run(lambda: 1 // 0)
+
+    asyncio.run(scenario())
+
+
+def test_hung_work_is_bounded_and_its_place_comes_back_when_it_ends() -> None:
+    release, started = threading.Event(), []
+
+    def hang() -> None:
+        started.append(1)
+        release.wait(30)
+
+    async def scenario() -> None:
+        threads = BoundedThreads(2, 0.2)
+        results = await asyncio.gather(*(threads.run(hang) for _ in range(5)), return_exceptions=True)
+        assert [type(r) for r in results] == [TimeoutError] * 5
+        assert len(started) == 2
+        with pytest.raises(TimeoutError):
+            await threads.run(lambda: 1)
+        release.set()
+        while True:
+            try:
+                assert await threads.run(lambda: 1) == 1
+                return
+            except TimeoutError:
+                continue
+
+    asyncio.run(scenario())
+
+
+def test_hung_work_does_not_keep_the_process() -> None:
+    program = (
+        "import asyncio, threading\n"
+        "from api.serving.bounded_threads import BoundedThreads\n"
+        "try:\n    asyncio.run(BoundedThreads(1, 0.1).run(threading.Event().wait))\n"
+        "except TimeoutError:\n    print('timed out')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "timed out\n", "")
