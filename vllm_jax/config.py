@@ -76,8 +76,8 @@ class CacheConfig:
     gpu_memory_utilization: float = 0.92
     """Fraction of the device's memory that weights, activations and KV cache may use together."""
     kv_cache_dtype: Literal["auto", "bfloat16", "float32", "fp8"] = "auto"
-    """Type of the stored keys and values. "auto" is the model's; "fp8" (e4m3, scale 1) takes half the space of
-    bfloat16."""
+    """Type of the stored keys and values. "auto" is the model's; "fp8" (e4m3, scale 1) takes half of what
+    bfloat16 takes."""
     enable_prefix_caching: bool = True
     """Reuse the KV blocks of equal prompt prefixes."""
 
