@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,9 @@ def main() -> None:
     [gpu] = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_emitter_re=.*"
+        # From jax 0.11 on, PTX is dumped with everything else that is emitted, which is a lot.
+        more = "" if version("jaxlib").startswith("0.10.") else " --xla_dump_emitter_re=.*"
+        os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder}{more}"
         reports = [report(gpu, case, Path(folder)) for case in json.load(sys.stdin)]
     json.dump(reports, sys.stdout)
 
