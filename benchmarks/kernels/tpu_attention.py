@@ -69,7 +69,7 @@ class Shape:
         return f"{self.kind} {heads} page {self.page}, {self.sequences} x {self.context}"
 
 
-MOST_BLOCKS = 4
+MOST_BLOCKS = 12
 SHAPES = [
     Shape("decode", 32, 32, 128, 64, 1024, 16),
     Shape("decode", 32, 8, 128, 64, 1024, 16),
@@ -102,6 +102,10 @@ def _constant_loops(jax, trips: dict[str, int]) -> _Module:
     """``jax.lax`` whose loops run ``trips[name of their body or condition]`` times; others stay."""
 
     def fori_loop(lower, upper, body, init):
+        if body.__name__ == "one_tile":  # straight-line: the estimator takes minutes for nested loops
+            for index in range(lower, upper):
+                init = body(index, init)
+            return init
         if body.__name__ not in trips:
             return jax.lax.fori_loop(lower, upper, body, init)
         return jax.lax.fori_loop(0, trips[body.__name__], lambda i, carry: body(lower + i, carry), init)
@@ -141,7 +145,7 @@ def _our_twin(shape: Shape, chip_info, alibi: bool):
         all_steps = shape.context // sizes.q_tokens
         visited = [-(-(i + 1) * sizes.q_tokens // sizes.kv_tokens) for i in range(all_steps)]
         kv_blocks = -(-sum(visited) // all_steps)
-    # The estimator's time doubles with every block: a few steps stand for all of them.
+    # The estimator takes long over many blocks: a few steps stand for all of them.
     steps = max(1, MOST_BLOCKS // kv_blocks) if decode else 1
     trips = {"attend_pair": 1, "attend_block": kv_blocks, "one_page": sizes.kv_tokens // shape.page}
     trips["one_group"] = 1  # of the last page's tail
@@ -285,7 +289,7 @@ def main() -> None:
     parser.add_argument(
         "--chips", nargs="+", default=["v6e", "v5p"], choices=CHIPS, help="chips to compile for"
     )
-    parser.add_argument("--seconds", type=int, default=60, help="limit of one compilation")
+    parser.add_argument("--seconds", type=int, default=120, help="limit of one compilation")
     parser.add_argument("--twin", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.twin:
