@@ -62,7 +62,9 @@ def decode_blocks(group: int, features: int, *, exact: bool) -> KernelBlocks:
     keys = min(max(8192 // features, 32), 128)
     if exact:
         return KernelBlocks(rows, min(group, rows), keys // 2, 8 if rows * features > 1024 else 4, 2)
-    return KernelBlocks(rows, min(group, rows), keys, 8 if rows > 16 else 4, 3)
+    return KernelBlocks(
+        rows, min(group, rows), keys, 8 if (rows > 16 and features > 64) or rows > 32 else 4, 3
+    )
 
 
 def prefill_blocks(group: int, features: int, num_tokens: int, *, exact: bool) -> KernelBlocks:
