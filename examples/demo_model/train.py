@@ -66,7 +66,7 @@ class Recipe:
     word_rate: float = 0.0
 
 
-POLISH = Recipe(seed=1, steps=450, learning_rate=2e-3, warmup_steps=20, word_rate=0.35)
+POLISH = Recipe(seed=1, steps=800, learning_rate=1e-3, warmup_steps=20, word_rate=0.25)
 """The second stage."""
 
 
