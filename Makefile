@@ -29,7 +29,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 demo: $(VENV)/.train
-	$(BIN)/python -m examples.demo_model.train
+	$(BIN)/python -m examples.demo_model.train vllm_jax/demo/mpt-demo-en-it
 
 # Python is asked first, so that an old one ends in one line instead of in pip's middle.
 $(VENV)/bin/python:
