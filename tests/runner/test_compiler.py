@@ -20,7 +20,8 @@ def test_programs_are_found_by_key_and_progress_is_told() -> None:
         Program(("add", 1), lambda x, y: x + y, (ROW, ROW), donate=(0,)),
     ]
     cache.compile(programs, lambda *progress: told.append(progress))
-    assert told == [(1, 2, "double"), (2, 2, "('add', 1)")] and len(cache) == 2 and cache.seconds > 0
+    assert [t[:2] for t in told] == [(1, 2), (2, 2)] and {t[2] for t in told} == {"double", "('add', 1)"}
+    assert len(cache) == 2 and cache.seconds > 0
     x = jnp.arange(4, dtype=jnp.float32)
     assert cache["double"](x).tolist() == [0, 2, 4, 6]
     assert cache["add", 1](x, np.ones(4, np.float32)).tolist() == [1, 2, 3, 4]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,17 +54,24 @@ class ProgramCache:
         """Compiles ``programs`` in parallel and keeps them. Raises what XLA raises for a program."""
         started = time.monotonic()
         wanted = list(programs)
+        compiling: dict[Future[Any], Program] = {}
         done = 0
-        with ThreadPoolExecutor(max_workers=max(1, os.cpu_count() or 1)) as pool:
-            futures: list[tuple[Program, Future[Any]]] = []
-            for program in wanted:
-                lowered = jax.jit(program.function, donate_argnums=program.donate).lower(*program.arguments)
-                futures.append((program, pool.submit(lowered.compile)))
-            for program, future in futures:
+
+        def keep(finished: Iterable[Future[Any]]) -> None:
+            nonlocal done
+            for future in finished:
+                program = compiling.pop(future)
                 self._programs[program.key] = future.result()
                 done += 1
                 if progress is not None:
                     progress(done, len(wanted), str(program.key))
+
+        with ThreadPoolExecutor(max_workers=max(1, os.cpu_count() or 1)) as pool:
+            for program in wanted:
+                lowered = jax.jit(program.function, donate_argnums=program.donate).lower(*program.arguments)
+                compiling[pool.submit(lowered.compile)] = program
+                keep([future for future in compiling if future.done()])
+            keep(as_completed(list(compiling)))
         self.seconds += time.monotonic() - started
 
 
