@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from vllm_jax.errors import EngineDeadError, InvalidRequestError
+from vllm_jax.errors import EngineDeadError, InvalidRequestError, OverloadedError
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,8 @@ def to_api_error(error: Exception) -> ApiError:
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
     if isinstance(error, InvalidRequestError):
         return bad_request(str(error), error.param)
+    if isinstance(error, OverloadedError):
+        return ApiError(503, str(error))
     if isinstance(error, EngineDeadError):
         return ApiError(500, "The engine has failed; the server is going down.", type="InternalServerError")
     return ApiError(500, "Internal server error.", type="InternalServerError")
@@ -109,7 +111,13 @@ def install_handlers(app: FastAPI) -> None:
         return Response(status_code=499)  # for the access log; nginx's number for a client that has gone
 
     app.add_exception_handler(ClientDisconnect, nobody_reads_this)
-    for kind in (StarletteHTTPException, RequestValidationError, InvalidRequestError, EngineDeadError):
+    for kind in (
+        StarletteHTTPException,
+        RequestValidationError,
+        InvalidRequestError,
+        OverloadedError,
+        EngineDeadError,
+    ):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, answer_unexpected)
 

@@ -96,6 +96,12 @@ class SchedulerConfig:
     """Split long prompts over steps. Without it a prompt must fit into one step."""
     long_prefill_token_threshold: int = 0
     """Most tokens of one prompt a step computes; 0 means no limit of its own."""
+    max_num_queued_reqs: int | None = None
+    """Most requests that may wait for their first step; more are answered with 503 and Retry-After. No limit
+    by default."""
+    max_num_queued_tokens: int | None = None
+    """Most prompt tokens that may wait; more are answered with 503 and Retry-After. An empty queue takes any
+    request. No limit by default."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,8 @@ class EngineConfig:
             "--kv-cache-memory-bytes": cache.kv_cache_memory_bytes,
             "--max-num-seqs": scheduler.max_num_seqs,
             "--max-num-batched-tokens": scheduler.max_num_batched_tokens,
+            "--max-num-queued-reqs": scheduler.max_num_queued_reqs,
+            "--max-num-queued-tokens": scheduler.max_num_queued_tokens,
             "--tensor-parallel-size": self.parallel.tensor_parallel_size,
         }
         for flag, value in positive.items():

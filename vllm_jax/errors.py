@@ -24,5 +24,9 @@ class CheckpointError(ConfigError):
     """A checkpoint is missing, broken, or has tensors that do not match the model; the text names them."""
 
 
+class OverloadedError(VllmJaxError, RuntimeError):
+    """More requests wait than the server was told to queue. The server answers 503; trying later helps."""
+
+
 class EngineDeadError(VllmJaxError, RuntimeError):
     """The engine loop has failed; requests in flight have failed with it."""

@@ -75,6 +75,7 @@ class Metrics:
 
         self._prefix_queries = self._counter("prefix_cache_queries", "Prompt tokens looked up in the cache.")
         self._prefix_hits = self._counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.")
+        self._rejections = self._counter("admission_rejections", "Requests refused because too many wait.")
         self._preemptions = self._counter("num_preemptions", "Sequences that lost their KV blocks.")
         self._prompt_tokens = self._counter(
             "prompt_tokens", "Prompt tokens of requests that began to answer."
@@ -225,6 +226,10 @@ class Metrics:
         self._decode.observe(decode)
         if longest > 1:
             self._tpot.observe(decode / (longest - 1))
+
+    def on_admission_rejection(self) -> None:
+        """A request was refused because too many wait."""
+        self._rejections.inc()
 
     def on_compilation(self, count: int = 1) -> None:
         """The runner compiled ``count`` device programs."""

@@ -119,8 +119,6 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--reasoning-parser": _value(_REASONING),
     "--reasoning-parser-plugin": _refused("code from outside is never run"),
     "--reasoning-effort-map": _refused("reasoning_effort reaches the chat template as it is sent", "{}"),
-    "--max-num-queued-reqs": _value("the queue has no limit in this version"),
-    "--max-num-queued-tokens": _value("the queue has no limit in this version"),
     "--stream-interval": _value("every step is sent", "1"),
     "--logprobs-mode": _refused("logprobs are those of the model's own distribution", "raw_logprobs"),
     "--enable-sleep-mode": _switch(_SLEEP),

@@ -33,7 +33,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 GENERATION_ERRORS: dict[int | str, dict[str, Any]] = {
     **ERRORS,
     500: _error("The engine has failed"),
-    503: _error("The server is shutting down"),
+    503: _error(
+        "The server is shutting down, or too many requests wait; Retry-After says when to come again"
+    ),
 }
 
 

@@ -52,6 +52,7 @@ class ServerContext:
 
         Raises:
             InvalidRequestError: a prompt cannot be served as it is.
+            OverloadedError: too many requests wait already.
             EngineDeadError: the engine has failed.
             ApiError: 503, the server is shutting down.
         """

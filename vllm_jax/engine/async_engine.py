@@ -19,7 +19,8 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from vllm_jax.config import EngineConfig
+from vllm_jax.config import EngineConfig, SchedulerConfig
+from vllm_jax.engine.admission import AdmissionQueue
 from vllm_jax.engine.info import ModelInfo
 from vllm_jax.engine.llm_engine import LLMEngine
 from vllm_jax.engine.loading import load_engine
@@ -94,8 +95,12 @@ _Command = _Add | _Abort | _Call | _Stop
 class AsyncEngine:
     """Serves requests from any number of asyncio tasks; the engine itself runs in a thread of its own."""
 
-    def __init__(self, engine: LLMEngine):
+    def __init__(self, engine: LLMEngine, limits: SchedulerConfig | None = None):
+        limits = limits or SchedulerConfig()
         self._engine = engine
+        self._queue = AdmissionQueue(
+            limits.max_num_queued_reqs, limits.max_num_queued_tokens, engine.metrics.on_admission_rejection
+        )
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
         self._numbers = itertools.count()
@@ -121,7 +126,7 @@ class AsyncEngine:
         Raises:
             ConfigError: a setting or the checkpoint cannot be honoured.
         """
-        return cls(load_engine(config, progress, served_name=served_name))
+        return cls(load_engine(config, progress, served_name=served_name), config.scheduler)
 
     @property
     def info(self) -> ModelInfo:
@@ -172,6 +177,7 @@ class AsyncEngine:
 
         Raises:
             InvalidRequestError: at the call, the request cannot be served as it is.
+            OverloadedError: at the call, too many requests wait already.
             EngineDeadError: at the call or while iterating, the engine has failed or is shutting down.
         """
         stream = _Stream(asyncio.get_running_loop(), request_id)
@@ -183,6 +189,7 @@ class AsyncEngine:
                 raise self._failure
             if self._closing:
                 raise EngineDeadError("the server is shutting down")
+            self._queue.admit(unique_id, ready.sequences)
             self._streams[unique_id] = stream
         self._commands.put(_Add(ready))
         return DeltaStream(self, unique_id, stream)
@@ -225,6 +232,7 @@ class AsyncEngine:
     def _forget(self, key: str) -> None:
         with self._lock:
             self._streams.pop(key, None)
+            self._queue.leave(key)
 
     def _abandon(self, key: str) -> None:
         """The reader of a stream has gone."""
