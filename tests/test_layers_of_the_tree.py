@@ -20,6 +20,7 @@ LEAVES = {
     "vllm_jax.sampling_params",
     "vllm_jax.scheduled_batch",
     "vllm_jax.sequence",
+    "vllm_jax.structured_output_params",
 }
 
 # From the top down. Packages in one set are neighbours: they never import each other.
@@ -28,7 +29,7 @@ LEVELS: list[set[str]] = [
     {"vllm_jax"},
     {"vllm_jax.llm"},
     {"vllm_jax.engine"},
-    {"vllm_jax.scheduler", "vllm_jax.runner", "vllm_jax.tokenizer"},
+    {"vllm_jax.scheduler", "vllm_jax.runner", "vllm_jax.structured_output", "vllm_jax.tokenizer"},
     {"vllm_jax.sampling"},
     {"vllm_jax.models"},
     {"vllm_jax.weights"},
@@ -37,7 +38,7 @@ LEVELS: list[set[str]] = [
     {"vllm_jax.demo", *LEAVES},
 ]
 
-NO_JAX = ("api", "vllm_jax/scheduler", "vllm_jax/tokenizer")
+NO_JAX = ("api", "vllm_jax/scheduler", "vllm_jax/structured_output", "vllm_jax/tokenizer")
 
 
 def python_files(*folders: str) -> list[Path]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_jax._version import __version__
 from vllm_jax.outputs import CompletionOutput, Logprob, RequestOutput
 from vllm_jax.sampling_params import SamplingParams
+from vllm_jax.structured_output_params import StructuredOutput
 
 if TYPE_CHECKING:
     from vllm_jax.llm import LLM, TextPrompt, TokensPrompt
@@ -15,6 +16,7 @@ __all__ = [
     "Logprob",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutput",
     "TextPrompt",
     "TokensPrompt",
     "__version__",

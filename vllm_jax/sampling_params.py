@@ -15,6 +15,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from vllm_jax.errors import InvalidRequestError
+from vllm_jax.structured_output_params import StructuredOutput as StructuredOutput
 
 MAX_N = 128
 """Most sequences one prompt may ask for."""
@@ -62,6 +63,7 @@ class SamplingParams:
         logit_bias: Token id -> value added to its logit, clamped to [-100, 100].
         allowed_token_ids: Only these ids can be sampled.
         bad_words: Strings whose token sequences cannot be completed.
+        structured_output: What the output must look like, or None where it is free.
         skip_special_tokens: Leave special tokens out of the text.
         spaces_between_special_tokens: Put spaces between special tokens in the text.
         detokenize: Produce text at all.
@@ -91,6 +93,7 @@ class SamplingParams:
     logit_bias: dict[int, float] = field(default_factory=dict)
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] = field(default_factory=list)
+    structured_output: StructuredOutput | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     detokenize: bool = True
@@ -173,6 +176,19 @@ class SamplingParams:
             if not self.allowed_token_ids:
                 raise InvalidRequestError("allowed_token_ids must not be empty", "allowed_token_ids")
         self.bad_words = _strings("bad_words", self.bad_words, MAX_BAD_WORDS)
+        if self.structured_output is None:
+            return
+        if not isinstance(self.structured_output, StructuredOutput):
+            raise InvalidRequestError(
+                f"structured_output must be a StructuredOutput, got {_show(self.structured_output)}",
+                "structured_output",
+            )
+        if self.allowed_token_ids is not None:
+            raise InvalidRequestError(
+                "allowed_token_ids cannot be combined with structured output: together they may leave no "
+                "token to go on with",
+                "allowed_token_ids",
+            )
 
     def validate_for_model(self, vocab_size: int, max_logprobs: int) -> None:
         """Checks what depends on the model and the server.

@@ -96,6 +96,9 @@ def prepare_params(params: SamplingParams, info: ModelInfo, tokenizer: Tokenizer
         raise InvalidRequestError(
             "stop needs a tokenizer, and the engine was started with --skip-tokenizer-init.", "stop"
         )
+    if params.structured_output is not None:
+        name = params.structured_output.param
+        raise InvalidRequestError(f"{name} cannot be honoured: the engine has no grammars yet.", name)
     constraints = prepare_constraints(
         params,
         vocab_size=info.vocab_size,
