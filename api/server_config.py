@@ -79,6 +79,8 @@ class ApiConfig:
     """JSON object of chat_template_kwargs that requests may override."""
     trust_request_chat_template: bool = False
     """Allow chat_template in requests. A template is a program that the server runs: trust your clients."""
+    strict_params: bool = False
+    """Refuse requests with fields that nobody knows, instead of naming them in the log."""
     response_role: str = "assistant"
     """Role of the answers."""
     return_tokens_as_token_ids: bool = False
@@ -89,6 +91,11 @@ class ApiConfig:
     """Send usage on every stream, as if each asked for include_usage and continuous_usage_stats."""
     enable_request_id_headers: bool = False
     """Answer with the request's id in X-Request-Id."""
+    enable_tokenizer_info_endpoint: bool = False
+    """Serve /tokenizer_info: the special tokens and the chat template, which evaluation tools ask for."""
+    enable_reset_prefix_cache: bool = False
+    """Let clients empty the prefix cache with POST /reset_prefix_cache, as benchmarks do. Not for servers
+    that several parties share: it slows down everybody's next request."""
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--otlp-traces-endpoint": _value("traces are not supported by this version"),
     "--collect-detailed-traces": _value("traces are not supported by this version"),
     "--profiler-config": _value("profiling endpoints are not supported by this version"),
-    "--enable-server-load-tracking": _switch("the load is at /metrics"),
+    "--enable-server-load-tracking": _switch("/load always counts"),
     # Loading
     "--tokenizer-mode": _value("there is one way to load a tokenizer", "auto", "hf"),
     "--config-format": _value("configs are read in Hugging Face format", "auto", "hf"),
@@ -128,7 +128,6 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--kv-events-config": _value("no KV events are published"),
     "--limit-mm-per-prompt": _value(_MULTIMODAL),
     "--mm-processor-kwargs": _value(_MULTIMODAL),
-    "--enable-tokenizer-info-endpoint": _switch("/tokenizer_info is not there in this version"),
     "--fingerprint-mode": _value("system_fingerprint is the server's version", "full"),
     "--enable-per-request-metrics": _switch("metrics are at /metrics"),
     "--enable-ssl-refresh": _switch("certificates are read once"),

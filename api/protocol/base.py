@@ -19,6 +19,16 @@ class RequestModel(BaseModel):
         values = {n: extra[n] if n in extra else getattr(self, n) for n in self.model_fields_set}
         return {name: value for name, value in values.items() if value is not None}
 
+    @property
+    def unknown(self) -> set[str]:
+        """Names of the fields the model does not declare, of ``stream_options`` too: "a", "a.b"."""
+        names = set(self.model_extra or {})
+        for name in self.model_fields_set:
+            value = getattr(self, name)
+            if isinstance(value, StreamOptions):
+                names |= {f"{name}.{inner}" for inner in value.model_extra or {}}
+        return names
+
 
 class ResponseModel(BaseModel):
     """An answer: built by the server from values that are right already."""

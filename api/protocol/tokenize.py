@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api.protocol.base import RequestModel, ResponseModel
 from api.protocol.chat import ChatTemplateFields, Messages
@@ -28,6 +28,27 @@ class TokenizeResponse(ResponseModel):
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None = None
+
+
+class TokenizerInfo(ResponseModel):
+    """What a client needs to count tokens and render conversations itself.
+
+    The special tokens are those with a role ("bos_token", "eos_token", ...), by role; ``chat_template`` is
+    the Jinja text that this server renders conversations with, or null.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    vocab_size: int
+    model_max_length: int
+    truncation_side: str
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
+    chat_template: str | None
 
 
 class DetokenizeRequest(RequestModel):

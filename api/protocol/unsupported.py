@@ -94,22 +94,31 @@ NO_EFFECT: dict[str, str] = {
 """Fields of OpenAI and vLLM that are accepted and change nothing here, with the reason."""
 
 
-def check_fields(request: RequestModel, request_id: str) -> None:
-    """Refuses what cannot be honoured; reports unknown fields in the log.
+def check_fields(request: RequestModel, request_id: str, *, strict: bool) -> None:
+    """Refuses what cannot be honoured; reports unknown fields in the log, or refuses them where ``strict``.
 
     Raises:
-        ApiError: 400, a field of ``REFUSED`` asks for something; ``param`` names it.
+        ApiError: 400, a field of ``REFUSED`` asks for something, or a field is unknown; ``param`` names it.
     """
     body = request.given
     for name, refusal in REFUSED.items():
         if name in body and not refusal.harmless(body[name], body):
             raise bad_request(f"{name} cannot be honoured. {refusal.why}", name)
-    report_unknown(request, request_id)
+    report_unknown(request, request_id, strict=strict)
 
 
-def report_unknown(request: RequestModel, request_id: str) -> None:
-    """Names the fields that are in no model and no list in the log: they are accepted and ignored."""
-    extra = (request.model_extra or {}).keys() - NO_EFFECT.keys() - REFUSED.keys()
-    if extra:
-        shown = ", ".join(printable(name, 64) for name in sorted(extra)[:_MAX_REPORTED])
-        logger.warning("%s: unknown fields are ignored: %s", request_id, shown)
+def report_unknown(request: RequestModel, request_id: str, *, strict: bool) -> None:
+    """Names the fields that are in no model and no list in the log: they are accepted and ignored.
+
+    Raises:
+        ApiError: 400, there are such fields and ``strict`` refuses them; ``param`` is the first of them.
+    """
+    extra = sorted(request.unknown - NO_EFFECT.keys() - REFUSED.keys())
+    if not extra:
+        return
+    shown = ", ".join(printable(name, 64) for name in extra[:_MAX_REPORTED])
+    if strict:
+        raise bad_request(
+            f"This server refuses unknown fields (--strict-params): {shown}.", printable(extra[0], 64)
+        )
+    logger.warning("%s: unknown fields are ignored: %s", request_id, shown)

@@ -1,4 +1,4 @@
-"""Health, version and metrics: for supervisors, load balancers and Prometheus."""
+"""Health, version, load and metrics: for supervisors, load balancers and Prometheus."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ async def health(context: Annotated[ServerContext, Depends(get_context)]) -> Res
 async def version() -> dict[str, str]:
     """The version of vllm-jax."""
     return {"version": __version__}
+
+
+@router.get("/load", summary="Requests in flight")
+async def load(context: Annotated[ServerContext, Depends(get_context)]) -> dict[str, int]:
+    """How many prompts the engine is answering or has queued."""
+    return {"server_load": context.engine.num_requests}
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)

@@ -1,4 +1,4 @@
-"""``/tokenize`` and ``/detokenize``."""
+"""``/tokenize``, ``/detokenize`` and ``/tokenizer_info``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from api.limits import StrictRoute
-from api.protocol.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+from api.protocol.tokenize import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+    TokenizerInfo,
+)
 from api.routes.responses import ERRORS
 from api.serving import tokenize as serving
 from api.serving.context import ServerContext, get_context
@@ -29,3 +35,9 @@ async def detokenize(
 ) -> DetokenizeResponse:
     """The text of token ids."""
     return await serving.detokenize(context, body)
+
+
+@router.get("/tokenizer_info", summary="Special tokens and chat template", responses=ERRORS)
+async def tokenizer_info(context: Annotated[ServerContext, Depends(get_context)]) -> TokenizerInfo:
+    """The tokenizer's facts, where the server was started with --enable-tokenizer-info-endpoint; else 404."""
+    return serving.tokenizer_info(context)

@@ -43,7 +43,7 @@ async def create_chat_completion(
         ClientDisconnect: the client has gone; the request was aborted.
     """
     request_id = f"chatcmpl-{choose_request_id(request, body.request_id)}"
-    check_fields(body, request_id)
+    check_fields(body, request_id, strict=context.config.api.strict_params)
     model = context.models.resolve(body.model)
     check_stream_fields(body)
     params = chat_params(body, context.engine.info, turn_end_ids=context.prompts.turn_end_ids)

@@ -43,7 +43,7 @@ async def create_completion(context: ServerContext, body: CompletionRequest, req
         ClientDisconnect: the client has gone; the request was aborted.
     """
     request_id = f"cmpl-{choose_request_id(request, body.request_id)}"
-    check_fields(body, request_id)
+    check_fields(body, request_id, strict=context.config.api.strict_params)
     model = context.models.resolve(body.model)
     check_stream_fields(body)
     params = completion_params(body, context.engine.info)

@@ -89,7 +89,8 @@ class CompletionLogprobsFormat:
         found: dict[str, float] = {}
         # Different tokens may have the same text (parts of a character): the likelier one is kept.
         for i, c in [next(iter(position.items())), *_top(position, self._top)]:
-            found.setdefault(token_name(i, c.decoded_token, self._as_ids), finite(c.logprob))
+            name, logprob = token_name(i, c.decoded_token, self._as_ids), finite(c.logprob)
+            found[name] = max(logprob, found.get(name, logprob))
         return found
 
 

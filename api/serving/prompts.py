@@ -63,6 +63,11 @@ class PromptMaker:
         return self._template is not None
 
     @property
+    def template_text(self) -> str | None:
+        """The Jinja text that renders conversations, or None."""
+        return None if self._template is None else self._template.text
+
+    @property
     def turn_end_ids(self) -> list[int]:
         """Tokens that end an answer by the template's own format, beside the model's EOS."""
         if self._template is None or self._tokenizer is None:

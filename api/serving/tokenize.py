@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from api.errors import bad_request
-from api.protocol.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+from api.errors import ApiError, bad_request
+from api.protocol.tokenize import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+    TokenizerInfo,
+)
 from api.protocol.unsupported import report_unknown
 from api.serving.context import ServerContext
 
@@ -14,7 +20,7 @@ async def tokenize(context: ServerContext, body: TokenizeRequest) -> TokenizeRes
     Raises:
         ApiError: neither or both of prompt and messages are given, or the model is not served.
     """
-    report_unknown(body, "tokenize")
+    report_unknown(body, "tokenize", strict=context.config.api.strict_params)
     context.models.resolve(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("Send either prompt or messages.", "prompt")
@@ -34,13 +40,36 @@ async def tokenize(context: ServerContext, body: TokenizeRequest) -> TokenizeRes
     )
 
 
+def tokenizer_info(context: ServerContext) -> TokenizerInfo:
+    """The tokenizer's facts.
+
+    Raises:
+        ApiError: 404, the server was not started with --enable-tokenizer-info-endpoint, or has no tokenizer.
+    """
+    if not context.config.api.enable_tokenizer_info_endpoint:
+        raise ApiError(404, "/tokenizer_info needs a server started with --enable-tokenizer-info-endpoint.")
+    tokenizer = context.engine.tokenizer
+    if tokenizer is None:
+        raise ApiError(404, "There is no tokenizer: this server runs with --skip-tokenizer-init.")
+    return TokenizerInfo(
+        vocab_size=tokenizer.vocab_size,
+        model_max_length=context.engine.info.max_model_len,
+        truncation_side=tokenizer.truncation_side,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        chat_template=context.prompts.template_text,
+        **tokenizer.special_tokens,
+    )
+
+
 async def detokenize(context: ServerContext, body: DetokenizeRequest) -> DetokenizeResponse:
     """Text of token ids.
 
     Raises:
         ApiError: an id is out of vocabulary, or the model is not served.
     """
-    report_unknown(body, "detokenize")
+    report_unknown(body, "detokenize", strict=context.config.api.strict_params)
     context.models.resolve(body.model)
     size = context.engine.info.vocab_size
     if body.tokens and max(body.tokens) >= size:
