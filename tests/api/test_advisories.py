@@ -1,10 +1,10 @@
 """Security advisories of inference servers, each with the request that broke another one.
 
-Where another file holds the test, it is named here: header and body size (``test_api_errors``), keys compared in
-constant time and needed on every route (``test_api_auth``), request templates (``test_chat_endpoint``), the
-sandbox (``tokenizer/test_chat_template``), hashed and salted prefix keys (``scheduler/test_prefix_cache``),
-tensor shapes (``weights/test_loader``), clients that vanish (``test_server_process``), slow readers
-(``engine/test_async_engine``).
+Where another file holds the test, it is named here: header and body size (``test_api_errors``), keys that are
+compared in constant time and needed on every route (``test_api_auth``), request templates
+(``test_chat_endpoint``), the sandbox (``tokenizer/test_chat_template``), hashed and salted prefix keys
+(``scheduler/test_prefix_cache``), tensor shapes (``weights/test_loader``), clients that vanish
+(``test_server_process``), slow readers (``engine/test_async_engine``).
 """
 
 from __future__ import annotations
