@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from api.commands.usage import UsageError
 from vllm_jax import __version__
 from vllm_jax.errors import ConfigError
 
@@ -15,10 +17,12 @@ A JAX-first inference server that any OpenAI client can use unchanged.
 
 commands:
   serve [MODEL] [FLAGS]   Serve MODEL (the bundled demo model if left out) on http://localhost:8000/v1
+  bench COMMAND [FLAGS]   Measure a server, the engine or a start: serve, offline, startup
 
 Try:  vllm-jax serve
       vllm-jax serve --help
       vllm-jax serve Qwen/Qwen3-0.6B --max-model-len 4096
+      vllm-jax bench serve --num-prompts 64 --max-concurrency 16
 """
 
 
@@ -39,26 +43,47 @@ def _run(argv: Sequence[str] | None) -> int:
     if command in ("-V", "--version", "version"):
         print(f"vllm-jax {__version__}")
         return 0
-    if command != "serve":
-        return _complain(f"unknown command {command!r}; see vllm-jax --help", 2)
+    runner = _COMMANDS.get(command)
+    if runner is None:
+        close = difflib.get_close_matches(command, _COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see vllm-jax --help"
+        return _complain(f"unknown command {command!r}; {hint}", 2)
+    try:
+        return runner(rest)
+    except UsageError as error:
+        return _complain(str(error), 2)
+    except ConfigError as error:
+        return _complain(str(error), 1)
+    except SystemExit as end:
+        return int(end.code or 0)
+    except KeyboardInterrupt:
+        return _complain("stopped", 130)
+
+
+def _serve(argv: list[str]) -> int:
     from api.commands.flags import parse_serve
 
     try:
-        arguments = parse_serve(rest)
+        arguments = parse_serve(argv)
     except ConfigError as error:
-        return _complain(str(error), 2)
-    except SystemExit as end:
-        return int(end.code or 0)
+        raise UsageError(str(error)) from None
     for note in arguments.notes:
         print(f"vllm-jax: warning: {note}", file=sys.stderr)
     from api.commands.serve import serve
 
     try:
         return serve(arguments.engine, arguments.server)
-    except ConfigError as error:
-        return _complain(str(error), 1)
     except KeyboardInterrupt:
         return _complain("stopped before the server was ready", 130)
+
+
+def _bench(argv: list[str]) -> int:
+    from api.commands.bench import bench
+
+    return bench(argv)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {"serve": _serve, "bench": _bench}
 
 
 def _complain(text: str, code: int) -> int:

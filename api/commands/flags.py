@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 
@@ -39,6 +39,7 @@ One group of flags: --help=GROUP (--help=http, say), or --help=FLAG.
 
 Flags of vLLM without a meaning here are accepted, and say so at the start."""
 
+T = TypeVar("T")
 _SIZES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -62,14 +63,14 @@ def parse_serve(argv: Sequence[str]) -> ServeArguments:
     """
     for word in argv:
         if word in ("-h", "--help") or word.startswith("--help="):
-            _run_tyro(["--help"], _groups_for_help(word.partition("=")[2]))
+            _run_serve(["--help"], _groups_for_help(word.partition("=")[2]))
     settings = Settings()
     settings.read(argv)
     if settings.config_file is not None:
         below = Settings()
         below.read(yaml_arguments(settings.config_file))
         settings.lay_over(below)
-    groups = _run_tyro(settings.canonical())
+    groups = _run_serve(settings.canonical())
     engine = EngineConfig(**{f.name: getattr(groups, f.name) for f in dataclasses.fields(EngineConfig)})
     server = ServerConfig(**{f.name: getattr(groups, f.name) for f in dataclasses.fields(ServerConfig)})
     if engine.model.trust_remote_code:
@@ -115,23 +116,34 @@ def _command(groups: dict[str, Any]) -> type:
     return dataclasses.make_dataclass("Serve", fields, frozen=True)
 
 
-def _run_tyro(argv: list[str], groups: dict[str, Any] | None = None) -> Any:
+def _run_serve(argv: list[str], groups: dict[str, Any] | None = None) -> Any:
     """Types the values. Raises ConfigError; SystemExit(0) after ``--help``."""
+    return run_tyro(_command(groups or _all_groups()), argv, prog=PROG, description=DESCRIPTION)
+
+
+def run_tyro(command: type[T], argv: Sequence[str], *, prog: str, description: str) -> T:
+    """Types ``argv`` as the dataclass ``command``, whose fields are flags or groups of flags.
+
+    Raises:
+        ConfigError: a flag is unknown or has a wrong value.
+        SystemExit: with 0, after ``--help``.
+    """
     complaints = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaints):
             return tyro.cli(
-                _command(groups or _all_groups()),
-                prog=PROG,
-                description=DESCRIPTION,
-                args=argv,
+                command,
+                prog=prog,
+                description=description,
+                args=list(argv),
                 config=(tyro.conf.OmitArgPrefixes,),
                 registry=_value_rules(),
             )
     except SystemExit as end:
         if not end.code:
             raise
-        raise ConfigError(_first_paragraph(complaints.getvalue())) from None
+        hint = f"wrong arguments; see {prog.partition(' [')[0]} --help"
+        raise ConfigError(_first_paragraph(complaints.getvalue()) or hint) from None
 
 
 def _first_paragraph(box: str) -> str:
@@ -144,7 +156,7 @@ def _first_paragraph(box: str) -> str:
         if not text or set(text) <= set("─╰╯"):
             break
         lines.append(text)
-    return " ".join(lines) or "wrong arguments; see vllm-jax serve --help"
+    return " ".join(lines)
 
 
 def _value_rules() -> tyro.constructors.ConstructorRegistry:

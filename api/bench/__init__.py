@@ -1,0 +1,1 @@
+"""Measuring servers and engines: loads, a client, statistics, reports. Knows no JAX."""

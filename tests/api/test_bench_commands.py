@@ -1,0 +1,87 @@
+"""``vllm-jax bench`` against a real server, and its command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from server_process import Server
+
+from api.cli import main
+from api.commands.arguments import split
+from api.commands.bench import bench
+
+
+def test_bench_serve_measures_a_real_server(
+    server: Server, mpt_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "plot.png"
+    words = f"bench serve --base-url {server.url}/v1 --num-prompts 12 --max-concurrency 3 --num-warmups 1"
+    words += " --random-input-len 9 --random-output-len 5 --random_range_ratio=0.3 --no-progress"
+    words += (
+        f" --goodput ttft:60000 e2e:60000 --result-dir {tmp_path} --result-filename r.json --save-detailed"
+    )
+    assert main([*words.split(), f"--plot={picture}", f"--tokenizer={mpt_checkpoint}"]) == 0
+    shown = capsys.readouterr().out
+    assert "Time to first token" in shown and "warning" not in shown, shown
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert (result["completed"], result["failed"]) == (12, 0)
+    assert result["requests_with_wrong_output_tokens"] == result["requests_with_wrong_prompt_tokens"] == 0
+    requests = result["requests"]
+    assert sum(r["output_tokens"] for r in requests) == result["total_output_tokens"]
+    assert result["request_goodput"] == pytest.approx(result["request_throughput"])
+    assert 1 <= result["max_concurrent_requests"] <= 3
+    assert 0 < result["median_ttft_ms"] <= result["median_e2el_ms"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_refusals_are_counted_and_shown(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"bench serve --base-url {server.url} --num-prompts 2 --random-input-len 4 --no-progress"
+    body = json.dumps({"temperature": 77})
+    assert main([*words.split(), "--extra-body", body]) == 1
+    shown = capsys.readouterr().out
+    assert "HTTP 400" in shown and "temperature" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ("bench dance", 2, "dance"),
+        ("bench serve --num-prompts 0", 2, "--num-prompts"),
+        ("bench serve --no-such-flag", 2, "--no-such-flag"),
+        ("bench serve --goodput speed:3", 2, "speed:3"),
+        ("bench serve --percentile-metrics ttft,speed", 2, "speed"),
+        ("bench serve --metric-percentiles 101", 2, "101"),
+        ("bench serve --base-url http://127.0.0.1:9", 1, "http://127.0.0.1:9"),
+        ("bench offline --no-such-flag", 2, "--no-such-flag"),
+        ("bench offline /no/such/model", 1, "/no/such/model"),
+        ("bench startup --num-iters-warm -1", 2, "--num-iters-warm"),
+    ],
+)
+def test_wrong_calls(words: str, code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vllm-jax: error: ")]
+    assert len(lines) == 1 and says in lines[0]
+
+
+def test_a_failed_start_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "startup", "/no/such/model", "--num-iters-warm", "0"]) == 1
+    assert "/no/such/model" in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench(["--help"]) == 0
+    assert "bench serve" in capsys.readouterr().out
+    for command in ("serve", "offline", "startup"):
+        assert main(["bench", command, "--help"]) == 0
+        assert "options" in capsys.readouterr().out
+
+
+def test_own_flags_are_told_from_those_of_the_engine() -> None:
+    from api.bench.offline import BenchOffline
+
+    words = "demo --num_prompts 3 --max-num-seqs=8 --num-iters 2 --no-enable-prefix-caching --seed 5"
+    own, rest = split(BenchOffline, words.split(), prog="p", description="d")
+    assert (own.dataset.num_prompts, own.dataset.seed, own.offline.num_iters) == (3, 5, 2)
+    assert rest == ["demo", "--max-num-seqs=8", "--no-enable-prefix-caching"]
