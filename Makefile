@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# What decides about the installed package: its metadata, and the native kernels it builds.
+BUILD := pyproject.toml setup.py $(wildcard vllm_jax/kernels/cpu/native/*)
 
 .PHONY: help serve test check format demo clean
 
@@ -39,21 +41,21 @@ $(VENV)/bin/python:
 	  || { rm -rf $(VENV); echo "Could not make $(VENV). On Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.serve: $(VENV)/bin/python pyproject.toml
+$(VENV)/.serve: $(VENV)/bin/python $(BUILD)
 	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/bin/python pyproject.toml
+$(VENV)/.test: $(VENV)/bin/python $(BUILD)
 	$(BIN)/python -m pip install --quiet -e '.[test,train]'
 	@touch $@ $(VENV)/.serve
 
-$(VENV)/.train: $(VENV)/bin/python pyproject.toml
+$(VENV)/.train: $(VENV)/bin/python $(BUILD)
 	$(BIN)/python -m pip install --quiet -e '.[train]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+$(VENV)/.dev: $(VENV)/bin/python $(BUILD)
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info vllm_jax/kernels/cpu/*.so

@@ -58,6 +58,7 @@ def _rows(info: ModelInfo, models: ServedModels, config: ServerConfig, url: str)
             f"{info.model} ({info.model_type}, {_count(info.num_parameters)} parameters, {info.dtype})",
         ),
         ("Device", f"{info.device}, attention: {info.attention}"),
+        *([("CPU kernels", info.cpu_kernels)] if info.cpu_kernels else []),
         (
             "Memory",
             f"{_bytes(info.weight_bytes)} weights, {_bytes(info.kv_cache_bytes)} KV cache",

@@ -12,6 +12,7 @@ class ModelInfo:
 
     ``default_sampling`` holds the sampling defaults of the model's generation config, under the names of
     :class:`~vllm_jax.sampling_params.SamplingParams` (``max_new_tokens`` becomes ``max_tokens``).
+    ``cpu_kernels`` says, on a CPU, which native kernels run, or why none do.
     """
 
     model: str
@@ -35,6 +36,7 @@ class ModelInfo:
     num_programs: int
     warm_up_seconds: float
     load_seconds: float
+    cpu_kernels: str | None = None
     eos_token_ids: frozenset[int] = frozenset()
     default_sampling: dict[str, Any] = field(default_factory=dict)
 

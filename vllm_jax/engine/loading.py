@@ -21,6 +21,7 @@ from vllm_jax.engine.info import ModelInfo
 from vllm_jax.engine.llm_engine import LLMEngine
 from vllm_jax.errors import CheckpointError, ConfigError, InvalidRequestError
 from vllm_jax.kernels.attention import get_implementation, implementation_for
+from vllm_jax.kernels.cpu.library import describe as describe_library
 from vllm_jax.metrics import Metrics
 from vllm_jax.models.load import LoadedModel, load_model
 from vllm_jax.models.registry import resolve
@@ -140,6 +141,7 @@ def load_engine(
         num_programs=len(runner.programs),
         warm_up_seconds=runner.programs.seconds,
         load_seconds=load_seconds,
+        cpu_kernels=describe_library() if device.platform == "cpu" else None,
         eos_token_ids=eos_token_ids,
         default_sampling=defaults,
     )

@@ -1,0 +1,92 @@
+"""The native linear kernel against numpy in float64."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vllm_jax.kernels.cpu.library import available
+from vllm_jax.kernels.cpu.linear import products
+
+pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
+
+ROWS = (0, 1, 2, 3, 5, 6, 7, 11, 16, 64, 65)
+SHAPES = ((0, 5), (5, 0), (1, 1), (3, 31), (4, 32), (35, 33), (64, 129), (130, 768), (67, 1000))
+# Rounding of the inputs is part of the operands; what is left is the order of the float32 sums.
+DTYPES = ("float32", "bfloat16")
+
+
+def draw(*shapes: tuple[int, ...], dtype: str) -> list[np.ndarray]:
+    rng = np.random.default_rng()
+    return [rng.standard_normal(shape).astype(jnp.dtype(dtype)) for shape in shapes]
+
+
+def exact(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return x.astype(np.float64) @ weight.astype(np.float64).T
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", ROWS)
+def test_shapes(dtype, rows):
+    for out, into in SHAPES:
+        x, weight = draw((rows, into), (out, into), dtype=dtype)
+        (y,) = products(x, [weight], dtype=jnp.dtype("float32"))
+        assert y.shape == (rows, out) and y.dtype == np.float32
+        np.testing.assert_allclose(y, exact(x, weight), rtol=1e-5, atol=1e-5 * max(1, into) ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("y_dtype", DTYPES)
+def test_several_weights_with_biases(dtype, y_dtype):
+    x, *weights = draw((5, 70), (33, 70), (4, 70), (129, 70), dtype=dtype)
+    biases = draw((33,), (4,), (129,), dtype=dtype)
+    got = products(x, weights, biases, dtype=jnp.dtype(y_dtype))
+    for y, weight, bias in zip(got, weights, biases, strict=True):
+        assert y.dtype == y_dtype
+        tolerance = 1e-4 if y_dtype == "float32" else 2**-8
+        wanted = exact(x, weight) + bias.astype(np.float64)
+        np.testing.assert_allclose(np.asarray(y, np.float64), wanted, rtol=tolerance, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_does_not_depend_on_the_others(dtype):
+    x, weight = draw((64, 200), (37, 200), dtype=dtype)
+    together = np.asarray(products(x, [weight], dtype=jnp.dtype("float32"))[0])
+    for rows in (1, 2, 5, 7, 13):
+        alone = np.asarray(products(x[:rows], [weight], dtype=jnp.dtype("float32"))[0])
+        np.testing.assert_array_equal(alone, together[:rows])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("into", [1, 40, 64])
+def test_nan_and_infinity_stay_in_their_row_and_output(dtype, into):
+    x, weight = draw((7, into), (9, into), dtype=dtype)
+    x[2, -1], x[4, 0] = np.nan, np.inf
+    weight[3, 0] = np.nan
+    y = np.asarray(products(x, [weight], dtype=jnp.dtype(dtype))[0], np.float64)
+    with np.errstate(invalid="ignore"):
+        wanted = exact(x, weight)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(wanted))
+    np.testing.assert_array_equal(np.isinf(y), np.isinf(wanted))
+    np.testing.assert_array_equal(np.sign(y[np.isinf(y)]), np.sign(wanted[np.isinf(wanted)]))
+
+
+def test_rounds_to_the_nearest_bfloat16_ties_to_even():
+    rng = np.random.default_rng()
+    bits = rng.integers(0, 2**32, 4000, dtype=np.uint32)
+    bits[:1000] = (bits[:1000] & 0xFFFF0000) | 0x8000  # ties
+    values = bits.view(np.float32)
+    (y,) = products(np.ones((1, 1), np.float32), [values[:, None]], dtype=jnp.dtype("bfloat16"))
+    with np.errstate(invalid="ignore"):
+        wanted = values.astype(jnp.bfloat16)
+    subnormal = np.abs(values) < np.finfo(np.float32).tiny
+    y, wanted = np.asarray(y)[0][~subnormal], wanted[~subnormal]
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(wanted))
+    np.testing.assert_array_equal(y.view(np.uint16)[~np.isnan(y)], wanted.view(np.uint16)[~np.isnan(y)])
+
+
+def test_wrong_operands_are_refused():
+    x, weight = draw((2, 8), (3, 9), dtype="float32")
+    with pytest.raises(Exception, match="weights must be"):
+        products(x, [weight], dtype=jnp.dtype("float32"))[0].block_until_ready()

@@ -1,0 +1,1 @@
+"""Native kernels for CPUs, behind XLA's foreign function interface. Optional: see :mod:`.library`."""

@@ -1,0 +1,188 @@
+// The inner loops of linear.cc, for one instruction set. No include guard: linear.cc includes this file once
+// for each, inside a namespace and a region with that target. VLLM_JAX_WIDTH is the number of float32 lanes,
+// VLLM_JAX_BF16_DOT says whether there is an instruction for the dot product of bfloat16 pairs.
+//
+// A product is cut into tiles of kOuts outputs x up to kRows rows. Both operands are contiguous along K, so
+// each (row, output) of a tile owns a register of partial sums, and every register that is loaded is used
+// kOuts or kRows times. Lanes are added up once, at the end.
+
+using Floats = float __attribute__((vector_size(4 * VLLM_JAX_WIDTH)));
+using Words = uint32_t __attribute__((vector_size(4 * VLLM_JAX_WIDTH)));
+using Halves = uint16_t __attribute__((vector_size(2 * VLLM_JAX_WIDTH)));
+
+constexpr int kOuts = 4;
+constexpr int kRows = VLLM_JAX_WIDTH == 16 ? 6 : 2;  // 32 registers, or 16
+
+template <typename V, typename T>
+static inline V load(const T* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+
+template <typename V, typename T>
+static inline V load_part(const T* p, int64_t n) {
+  V v = {};
+  __builtin_memcpy(&v, p, n * sizeof(T));
+  return v;
+}
+
+static inline Floats widen(Halves h) {
+  Words w = __builtin_convertvector(h, Words) << 16;
+  Floats f;
+  __builtin_memcpy(&f, &w, sizeof f);
+  return f;
+}
+
+// x and weight in float32.
+struct F32 {
+  using X = float;
+  using W = float;
+  using V = Floats;
+  using Sum = Floats;
+  static constexpr int kStep = VLLM_JAX_WIDTH;
+  static inline V x(const X* p) { return load<V>(p); }
+  static inline V x(const X* p, int64_t n) { return load_part<V>(p, n); }
+  static inline V w(const W* p) { return load<V>(p); }
+  static inline V w(const W* p, int64_t n) { return load_part<V>(p, n); }
+  static inline Sum add(Sum sum, V x, V w) { return sum + x * w; }
+};
+
+// x in float32, weight in bfloat16.
+struct Widened {
+  using X = float;
+  using W = uint16_t;
+  using V = Floats;
+  using Sum = Floats;
+  static constexpr int kStep = VLLM_JAX_WIDTH;
+  static inline V x(const X* p) { return load<V>(p); }
+  static inline V x(const X* p, int64_t n) { return load_part<V>(p, n); }
+  static inline V w(const W* p) { return widen(load<Halves>(p)); }
+  static inline V w(const W* p, int64_t n) { return widen(load_part<Halves>(p, n)); }
+  static inline Sum add(Sum sum, V x, V w) { return sum + x * w; }
+};
+
+#if VLLM_JAX_BF16_DOT
+// x and weight in bfloat16. The instruction takes subnormal numbers for zero.
+struct Bf16 {
+  using X = uint16_t;
+  using W = uint16_t;
+  using V = __m512bh;
+  using Sum = Floats;
+  static constexpr int kStep = 32;
+  static inline V x(const X* p) { return load<V>(p); }
+  static inline V x(const X* p, int64_t n) { return load_part<V>(p, n); }
+  static inline V w(const W* p) { return load<V>(p); }
+  static inline V w(const W* p, int64_t n) { return load_part<V>(p, n); }
+  static inline Sum add(Sum sum, V x, V w) { return (Sum)_mm512_dpbf16_ps((__m512)sum, x, w); }
+};
+#endif
+
+static inline float add_lanes(Floats v) {
+  float sum = 0;
+  for (int i = 0; i < VLLM_JAX_WIDTH; ++i) sum += v[i];
+  return sum;
+}
+
+// y[0..3] = the sums of the lanes of a, b, c and d.
+static inline void add_lanes(const Floats* v, float* y) {
+#if VLLM_JAX_WIDTH == 16
+  __m512 a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
+  __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  __m512d ab2 = _mm512_castps_pd(ab), cd2 = _mm512_castps_pd(cd);
+  __m512 all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ab2, cd2)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(ab2, cd2)));
+  __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#elif VLLM_JAX_WIDTH == 8
+  __m256 ab = _mm256_hadd_ps((__m256)v[0], (__m256)v[1]);
+  __m256 cd = _mm256_hadd_ps((__m256)v[2], (__m256)v[3]);
+  __m256 all = _mm256_hadd_ps(ab, cd);
+  _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+#else
+  for (int o = 0; o < kOuts; ++o) y[o] = add_lanes(v[o]);
+#endif
+}
+
+// y[r * ldy + o] = dot(x[r], w[o]) for R rows and O outputs, both with row stride k. While it reads w it
+// prefetches `ahead`, of the same shape, in turns of 1 / num_turns.
+template <typename T, int R, int O>
+static inline void tile(const typename T::X* x, const typename T::W* w, int64_t k, float* y, int64_t ldy,
+                        const typename T::W* ahead) {
+  typename T::Sum sums[R][O] = {};
+  int64_t i = 0;
+  for (; i + T::kStep <= k; i += T::kStep) {
+    typename T::V wv[O];
+#pragma GCC unroll 8
+    for (int o = 0; o < O; ++o) {
+      wv[o] = T::w(w + o * k + i);
+      if (ahead != nullptr) __builtin_prefetch(ahead + o * k + i);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      typename T::V xv = T::x(x + r * k + i);
+#pragma GCC unroll 8
+      for (int o = 0; o < O; ++o) sums[r][o] = T::add(sums[r][o], xv, wv[o]);
+    }
+  }
+  if (i < k) {
+    for (int o = 0; o < O; ++o) {
+      typename T::V wv = T::w(w + o * k + i, k - i);
+      for (int r = 0; r < R; ++r) sums[r][o] = T::add(sums[r][o], T::x(x + r * k + i, k - i), wv);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    if constexpr (O == kOuts) {
+      add_lanes(sums[r], y + r * ldy);
+    } else {
+      for (int o = 0; o < O; ++o) y[r * ldy + o] = add_lanes(sums[r][o]);
+    }
+  }
+}
+
+// The tile of `rows` <= kRows rows: every count is a function of its own.
+template <typename T, int O, int R = kRows>
+static inline void tile_of(int64_t rows, const typename T::X* x, const typename T::W* w, int64_t k, float* y,
+                           int64_t ldy, const typename T::W* ahead) {
+  if constexpr (R > 1) {
+    if (rows < R) return tile_of<T, O, R - 1>(rows, x, w, k, y, ldy, ahead);
+  }
+  tile<T, R, O>(x, w, k, y, ldy, ahead);
+}
+
+// y[rows, outs] float32 = x[rows, k] times w[outs, k] transposed; y has row stride ldy.
+template <typename T>
+static void product(const void* x_, const void* w_, int64_t rows, int64_t outs, int64_t k, float* y,
+                    int64_t ldy) {
+  auto* x = static_cast<const typename T::X*>(x_);
+  auto* w = static_cast<const typename T::W*>(w_);
+  const int64_t turns = (rows + kRows - 1) / kRows;
+  int64_t o = 0;
+  for (; o + kOuts <= outs; o += kOuts) {
+    const typename T::W* here = w + o * k;
+    const typename T::W* ahead = o + 2 * kOuts <= outs ? here + kOuts * k : nullptr;
+    for (int64_t t = 0; t < turns; ++t) {  // the same number of rows in each turn, but for one
+      const int64_t first = rows * t / turns, end = rows * (t + 1) / turns;
+      tile_of<T, kOuts>(end - first, x + first * k, here, k, y + first * ldy + o, ldy, ahead);
+      ahead = nullptr;
+    }
+  }
+  for (; o < outs; ++o) {
+    for (int64_t t = 0; t < turns; ++t) {
+      const int64_t first = rows * t / turns, end = rows * (t + 1) / turns;
+      tile_of<T, 1>(end - first, x + first * k, w + o * k, k, y + first * ldy + o, ldy, nullptr);
+    }
+  }
+}
+
+static constexpr Kernels kKernels = {
+    &product<F32>,
+#if VLLM_JAX_BF16_DOT
+    &product<Bf16>,
+    false,
+#else
+    &product<Widened>,
+    true,
+#endif
+};
