@@ -40,5 +40,10 @@ GENERATION_ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def with_stream(model: type[BaseModel]) -> dict[str, Any]:
-    """A whole answer, or server-sent events that end with ``data: [DONE]``."""
-    return {"model": model, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    """A whole answer, or server-sent events (the schema is that of one) that end with ``data: [DONE]``."""
+    event = {
+        "type": "object",
+        "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+        "required": ["data"],
+    }
+    return {"model": model, "content": {"text/event-stream": {"schema": event}}}
