@@ -17,11 +17,16 @@ A JAX-first inference server that any OpenAI client can use unchanged.
 
 commands:
   serve [MODEL] [FLAGS]   Serve MODEL (the bundled demo model if left out) on http://localhost:8000/v1
+  chat [FLAGS]            Chat with a server, from the terminal or a pipe
+  complete [FLAGS]        Complete texts with a server
+  run-batch [MODEL] -i IN.jsonl -o OUT.jsonl [FLAGS]
+                          Answer a file of requests without a server
   bench COMMAND [FLAGS]   Measure a server, the engine or a start: serve, offline, startup
 
 Try:  vllm-jax serve
       vllm-jax serve --help
       vllm-jax serve Qwen/Qwen3-0.6B --max-model-len 4096
+      vllm-jax chat --quick "Good morning!"
       vllm-jax bench serve --num-prompts 64 --max-concurrency 16
 """
 
@@ -83,7 +88,31 @@ def _bench(argv: list[str]) -> int:
     return bench(argv)
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {"serve": _serve, "bench": _bench}
+def _chat(argv: list[str]) -> int:
+    from api.commands.chat import chat
+
+    return chat(argv)
+
+
+def _complete(argv: list[str]) -> int:
+    from api.commands.chat import complete
+
+    return complete(argv)
+
+
+def _run_batch(argv: list[str]) -> int:
+    from api.commands.run_batch import run_batch
+
+    return run_batch(argv)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "serve": _serve,
+    "chat": _chat,
+    "complete": _complete,
+    "run-batch": _run_batch,
+    "bench": _bench,
+}
 
 
 def _complain(text: str, code: int) -> int:

@@ -238,7 +238,16 @@ def find(given: str | None, name: str) -> str | None:
 
 def make_peers(args: argparse.Namespace, dtype: str) -> list[Peer]:
     model, cores = str(args.model), len(os.sched_getaffinity(0))
-    ours = [sys.executable, "-m", "api.cli", "serve", model, "--port={port}", *args.ours_flags.split()]
+    ours = [
+        sys.executable,
+        "-m",
+        "api.cli",
+        "serve",
+        model,
+        "--port={port}",
+        f"--max-model-len={args.max_model_len}",
+    ]
+    ours += args.ours_flags.split()
     peers = [Peer("vllm-jax", ours, f"{__version__} ({commit()})")]
     if args.baseline:
         env = {"PYTHONPATH": str(args.baseline.resolve())}
@@ -430,12 +439,13 @@ def main() -> None:
     parser.add_argument("--loads", nargs="+", default=list(LOADS), choices=LOADS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--slots", type=int, default=16, help="llama.cpp's parallel slots")
-    parser.add_argument("--max-model-len", type=int, default=1024, help="for llama.cpp's slots and vLLM")
+    parser.add_argument("--max-model-len", type=int, default=1024, help="longest sequence, for every server")
     parser.add_argument("--seed", type=int, default=None, help="of the texts; by default new ones")
     parser.add_argument("--logs", type=Path, default=Path("/tmp"), help="where the servers' logs go")
     parser.add_argument("--markdown", type=Path, help="append the table to this file")
     parser.add_argument("--json", type=Path, help="write every figure")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # the servers end, too
     seed = int.from_bytes(os.urandom(3), "big") if args.seed is None else args.seed
     config = json.loads((args.model / "config.json").read_text())
     dtype = config.get("torch_dtype") or config.get("dtype") or "float32"
@@ -453,6 +463,7 @@ def main() -> None:
             peer.fixed_text = answer.text
             for load in args.loads:
                 asyncio.run(send_all(peer.target, LOADS[load].items(texts, seed), max_concurrency=16))
+            print(f"{peer.name:>18} is warm", flush=True)
         for peer in peers[1:]:
             share = agreement(peers[0].fixed_text, peer.fixed_text)
             print(f"{peer.name:>18} greedy text agrees with {peers[0].name} for {share:.0%} of its length")

@@ -132,11 +132,11 @@ class Load:
 
 
 LOADS = {
-    "short": Load("short chats: 64 shared + 64 in, 64 out", 64, 64, 64, 6000),
+    "short": Load("short chats: 64 shared + 64 in, 64 out", 64, 64, 64, 5000),
     "long": Load("long chats: 1024 shared + 1024 in, 256 out", 1024, 1024, 256, 2400),
-    "reasoning": Load("reasoning: 256 shared + 256 in, 2048 out", 256, 256, 2048, 1500),
+    "reasoning": Load("reasoning: 256 shared + 256 in, 2048 out", 256, 256, 2048, 1200),
 }
-FACTORS = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.6)
+FACTORS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5)
 """Offered rates, as fractions of the rate at which the queue should begin to grow."""
 
 
@@ -347,6 +347,7 @@ def main() -> None:
             for factor in FACTORS:
                 count, label = load.count // args.fewer, f"{args.slice} x {chip}"
                 results.append(simulate(machine, load, factor * bend, count, limits, chip=label))
+            print(f"{label}, {load.name}: done", flush=True)
     print_table(Console(width=150), results)
     if args.json:
         args.json.write_text(json.dumps([asdict(f) for f in results], indent=1))

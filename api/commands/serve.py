@@ -58,7 +58,7 @@ def serve(engine_config: EngineConfig, config: ServerConfig) -> int:
     _check_certificates(config.http)
     sockets = reserve(config.http)
     try:
-        context = _load(engine_config, config)
+        context = load_context(engine_config, config)
         try:
             listen(sockets)
             address = url(config.http, sockets)
@@ -164,7 +164,7 @@ def _uvicorn_config(context: ServerContext) -> uvicorn.Config:
     )
 
 
-def _load(engine_config: EngineConfig, config: ServerConfig) -> ServerContext:
+def load_context(engine_config: EngineConfig, config: ServerConfig) -> ServerContext:
     """Loads the model with progress bars. Raises ConfigError."""
     from vllm_jax.engine.async_engine import AsyncEngine  # brings jax: only once the address is ours
     from vllm_jax.progress import progress_bars
