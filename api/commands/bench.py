@@ -22,6 +22,8 @@ Try:  vllm-jax bench serve --num-prompts 64 --max-concurrency 16 --random-input-
       vllm-jax bench startup demo
 """
 
+ALIASES = {"--disable-tqdm": "--no-progress"}
+
 SERVE = """Load a server at --base-url and report time to first token, inter-token latency, throughput.
 
 Datasets: --dataset-name random, prefix_repetition (prompts that share prefixes), trace (a JSONL file).
@@ -54,7 +56,8 @@ def bench(argv: Sequence[str]) -> int:
     if command == "serve":
         from api.bench.serve import BenchServe, bench_serve
 
-        return bench_serve(parse(BenchServe, rest, prog="vllm-jax bench serve", description=SERVE))
+        prog = "vllm-jax bench serve"
+        return bench_serve(parse(BenchServe, rest, prog=prog, description=SERVE, aliases=ALIASES))
     if command == "offline":
         from api.bench.offline import BenchOffline, bench_offline
 
