@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from transformers.models.gpt_oss import modeling_gpt_oss
 
 from vllm_jax.kernels.dense import causal_attention
 
@@ -72,6 +73,38 @@ def test_soft_cap():
     expected = weights / weights.sum(1, keepdims=True) @ v[:, 0]
     out = causal_attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), scale=0.5, soft_cap=2.0)
     np.testing.assert_allclose(out[:, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_sinks_are_those_of_gpt_oss(window):
+    """Values and gradients, of the sinks too, beside the function that transformers runs gpt-oss with."""
+    length, heads, kv_heads, width = 19, 6, 2, 16
+    rng = np.random.default_rng(8)
+    shapes = [(length, heads, width), *[(length, kv_heads, width)] * 2, (heads,), (length, heads, width)]
+    q, k, v, sinks, weight = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    sinks *= 3
+
+    def attend(q, k, v, sinks):
+        return causal_attention(q, k, v, scale=0.25, sliding_window=window, sinks=sinks)
+
+    out, pullback = jax.vjp(attend, *(jnp.asarray(x) for x in (q, k, v, sinks)))
+    gradients = pullback(jnp.asarray(weight))
+
+    leaves = [torch.from_numpy(x).double().requires_grad_() for x in (q, k, v, sinks)]
+    layer = torch.nn.Module()
+    layer.num_key_value_groups, layer.sinks, layer.training = heads // kv_heads, leaves[3], False
+    distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]
+    hidden = (distance > 0) if window is None else (distance > 0) | (distance <= -window)
+    expected, _ = modeling_gpt_oss.eager_attention_forward(
+        layer,
+        *(x.transpose(0, 1)[None] for x in leaves[:3]),
+        torch.zeros(length, length, dtype=torch.float64).masked_fill(hidden, -torch.inf)[None, None],
+        scaling=0.25,
+    )
+    expected[0].backward(torch.from_numpy(weight).double())
+    np.testing.assert_allclose(out, expected[0].detach().numpy(), rtol=1e-5, atol=1e-5)
+    for gradient, leaf in zip(gradients, leaves, strict=True):
+        np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_vmap_over_a_batch():

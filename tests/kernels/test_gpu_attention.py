@@ -17,6 +17,7 @@ from vllm_jax.kernels import attention
 from vllm_jax.kernels.gpu import attention as gpu
 from vllm_jax.kernels.gpu import blocks, decode, prefill
 from vllm_jax.kernels.metadata import AttentionMetadata
+from vllm_jax.kernels.tiles import prefill_tiles
 
 Small = partial(Setup, tokens=40, rows=4, pages_per_row=8, num_pages=40)
 
@@ -251,7 +252,7 @@ class TestCuts:
             jnp.asarray(kv_lens),
             jnp.asarray(np.concatenate([[0], np.cumsum(q_lens)]), jnp.int32),
         )
-        tiles = prefill.prefill_tiles(metadata, 24, 4)
+        tiles = prefill_tiles(metadata, 24, 4)
         used = np.asarray(tiles.size) > 0
         found = np.stack([np.asarray(field)[used] for field in tiles], axis=1).tolist()
         assert found == [[1, 1, 0, 4], [1, 5, 4, 1], [3, 6, 11, 4], [3, 10, 15, 4], [3, 14, 19, 1]]

@@ -21,11 +21,14 @@ def draw(seed: int = 0) -> list[jnp.ndarray]:
     return [jnp.asarray(rng.standard_normal((LENGTH, n * 16)), jnp.float32) for n in (6, 3, 3)]
 
 
+@pytest.mark.parametrize("sinks", [None, np.linspace(-1, 4, 6, dtype=np.float32)], ids=["", "sinks"])
 @pytest.mark.parametrize("implementation", ["reference", "xla"])
-def test_pages_change_nothing(implementation):
+def test_pages_change_nothing(implementation, sinks):
     """The whole sequence at once without pages; in three chunks and a token with them."""
     q, k, v = draw()
-    expected, none = LAYER(q, k, v)
+    expected, none = LAYER(q, k, v, sinks=None if sinks is None else jnp.asarray(sinks))
+    if sinks is not None:
+        assert np.abs(expected - LAYER(q, k, v)[0]).max() > 0.1, "they take their part"
     assert none is None
     assert expected.shape == (LENGTH, 96)
     pages = jnp.full(kv_pages_shape(5, 8, 3, 16), jnp.nan)
@@ -36,7 +39,7 @@ def test_pages_change_nothing(implementation):
         metadata = AttentionMetadata(
             table, start + count, jnp.stack([0 * count[0], count[0]]), False, implementation
         )
-        return LAYER(q, k, v, pages, metadata)
+        return LAYER(q, k, v, pages, metadata, sinks=sinks)
 
     start = 0
     for count in (8, 3, 9, 1):

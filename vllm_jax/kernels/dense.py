@@ -18,6 +18,7 @@ def causal_attention(
     alibi_slopes: jax.Array | None = None,  # [H] float32
     sliding_window: int | None = None,
     soft_cap: float | None = None,
+    sinks: jax.Array | None = None,  # [H] float32
 ) -> jax.Array:
     """Attends causally over tokens at positions ``0 .. T - 1``.
 
@@ -29,6 +30,7 @@ def causal_attention(
         alibi_slopes: ``[H]``; ``slope * (key_position - query_position)`` is added to the score.
         sliding_window: a key is visible iff ``query_position - window < key_position <= query_position``.
         soft_cap: ``cap * tanh(score / cap)`` is taken before the ALiBi bias.
+        sinks: ``[H]``; a score in each head's softmax that has no value and that nothing else touches.
 
     Returns:
         ``[T, H, D]`` in the dtype of ``q``; products accumulate and the softmax runs in float32.
@@ -47,6 +49,11 @@ def causal_attention(
     visible = distance <= 0
     if sliding_window is not None:
         visible &= distance > -sliding_window
-    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
+    scores = jnp.where(visible, scores, -jnp.inf)
+    if sinks is not None:  # one more key for every token, dropped again before the values
+        sink = sinks.astype(jnp.float32).reshape(num_kv_heads, -1)[:, :, None, None]
+        sink = jnp.broadcast_to(sink, (*scores.shape[:3], 1))
+        scores = jnp.concatenate([scores, sink], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1)[..., :num_tokens]
     out = jnp.einsum("kgtc,ckd->tkgd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return out.reshape(num_tokens, num_heads, head_dim).astype(q.dtype)

@@ -1,7 +1,7 @@
 """Paged attention in plain XLA operations: the CPU's path, and a portable one.
 
-Knows how a ragged batch is cut into even pieces of work. Does not know the device, nor how pages store
-numbers (``kernels/pages.py``).
+Knows how tiles of queries (``kernels/tiles.py``) become even pieces of work. Does not know the device, nor
+how pages store numbers (``kernels/pages.py``).
 
 Queries are cut into tiles, neighbouring tokens of one sequence: tiles of one for the rows that decode, larger
 ones for those that prefill. Tiles are taken in groups, and a group walks over its contexts in chunks of a few
@@ -18,13 +18,13 @@ no program depends on how long the contexts are.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.kernels.pages import check_pages, decode, encode
+from vllm_jax.kernels.tiles import Tiles, decode_tiles, prefill_tiles
 
 TILE = 32
 """Query tokens of one tile where a row has more than one."""
@@ -90,55 +90,6 @@ def write_pages(
     return kv_pages.at[page, :, :, position % page_size].set(new, mode="drop")
 
 
-class _Tiles(NamedTuple):
-    """Tiles of up to B query tokens; all ``[n]`` int32. Tiles without tokens have ``size`` 0."""
-
-    seq: jax.Array
-    first_token: jax.Array
-    first_position: jax.Array
-    size: jax.Array
-
-    @property
-    def end(self) -> jax.Array:
-        """One past the last key that the tile sees."""
-        return jnp.where(self.size > 0, self.first_position + self.size, 0)
-
-    def padded(self, multiple: int) -> _Tiles:
-        """The tiles, and empty ones up to a multiple of ``multiple``."""
-        missing = -self.seq.shape[0] % multiple
-        return _Tiles(*(jnp.pad(field, (0, missing)) for field in self))
-
-
-def _tiles_of_one(metadata: AttentionMetadata) -> _Tiles:
-    """A tile for every row of the batch, empty where the row has not exactly one query token."""
-    num_seqs = metadata.kv_lens.shape[0]
-    rows = jnp.arange(num_seqs, dtype=jnp.int32)
-    return _Tiles(
-        seq=rows,
-        first_token=rows if metadata.decode_only else metadata.cu_q_lens[:-1],
-        first_position=metadata.kv_lens - 1,
-        size=(metadata.q_lens == 1).astype(jnp.int32),
-    )
-
-
-def _tiles_of_many(metadata: AttentionMetadata, num_tokens: int, tile: int) -> _Tiles:
-    """Tiles over the rows with more than one query token, those of a row behind each other."""
-    num_seqs = metadata.kv_lens.shape[0]
-    q_lens = jnp.where(metadata.q_lens > 1, metadata.q_lens, 0)
-    counts = (q_lens + tile - 1) // tile  # [S]
-    ends = jnp.cumsum(counts, dtype=jnp.int32)
-    index = jnp.arange(-(-num_tokens // tile) + min(num_seqs, num_tokens // 2), dtype=jnp.int32)
-    seq = jnp.sum(ends <= index[:, None], axis=1, dtype=jnp.int32)
-    row = jnp.minimum(seq, num_seqs - 1)
-    offset = (index - ends[row] + counts[row]) * tile
-    return _Tiles(
-        seq=row,
-        first_token=metadata.cu_q_lens[row] + offset,
-        first_position=metadata.kv_lens[row] - q_lens[row] + offset,
-        size=jnp.where(seq < num_seqs, jnp.clip(q_lens[row] - offset, 0, tile), 0),
-    )
-
-
 def attend(
     q: jax.Array,  # [T, H, D]
     kv_pages: jax.Array,  # [N, 2, KH, page, D]
@@ -162,16 +113,16 @@ def attend(
         soft_cap=soft_cap,
         sinks=sinks,
     )
-    out = run(jnp.zeros(q.shape, jnp.float32), _tiles_of_one(metadata), 1)
+    out = run(jnp.zeros(q.shape, jnp.float32), decode_tiles(metadata), 1)
     if not metadata.decode_only and num_tokens > 1:
-        out = run(out, _tiles_of_many(metadata, num_tokens, TILE), TILE)
+        out = run(out, prefill_tiles(metadata, num_tokens, TILE), TILE)
     return out
 
 
 def _attend_tiles(
     q: jax.Array,  # [T, H, D] float32, scaled
     out: jax.Array,  # [T, H, D] float32; the tiles' tokens are overwritten
-    tiles: _Tiles,
+    tiles: Tiles,
     tile: int,
     *,
     kv_pages: jax.Array,
@@ -192,7 +143,7 @@ def _attend_tiles(
         slopes = alibi_slopes.astype(jnp.float32).reshape(1, *heads, 1, 1)
 
     def attend_group(index: jax.Array, out: jax.Array) -> jax.Array:
-        mine = _Tiles(*(jax.lax.dynamic_slice_in_dim(field, index * group, group) for field in tiles))
+        mine = Tiles(*(jax.lax.dynamic_slice_in_dim(field, index * group, group) for field in tiles))
         row = jnp.arange(tile, dtype=jnp.int32)
         token = jnp.where(row < mine.size[:, None], mine.first_token[:, None] + row, num_tokens)  # [g, B]
         position = mine.first_position[:, None] + row

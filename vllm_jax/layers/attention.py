@@ -45,6 +45,8 @@ class Attention:
         v: jax.Array,
         kv_pages: jax.Array | None = None,
         metadata: AttentionMetadata | None = None,
+        *,
+        sinks: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Attends over the pages, or without pages over the tokens as one sequence.
 
@@ -54,6 +56,7 @@ class Attention:
             v: as ``k``.
             kv_pages: one layer's pages, or None.
             metadata: the batch; needed with pages.
+            sinks: ``[num_heads]``, a learned score in each head's softmax that has no value (gpt-oss).
 
         Returns:
             ``(out [T, num_heads * head_dim] in q's dtype, updated pages or None)``.
@@ -72,6 +75,7 @@ class Attention:
                 alibi_slopes=slopes,
                 sliding_window=self.sliding_window,
                 soft_cap=self.soft_cap,
+                sinks=sinks,
             )
         else:
             if metadata is None:
@@ -86,6 +90,7 @@ class Attention:
                 alibi_slopes=slopes,
                 sliding_window=self.sliding_window,
                 soft_cap=self.soft_cap,
+                sinks=sinks,
                 implementation=metadata.implementation,
             )
         return out.reshape(num_tokens, self.num_heads * self.head_dim), kv_pages

@@ -49,6 +49,40 @@ class KernelBlocks:
         return self.rows // self.heads
 
 
+@dataclass(frozen=True)
+class CallShape:
+    """What is static about a kernel call, beside how it scores.
+
+    Attributes:
+        blocks: how the work is cut.
+        num_kv_heads: KV heads.
+        group: query heads of each.
+        head_dim: features of a head.
+        page_size: tokens of a page.
+    """
+
+    blocks: KernelBlocks
+    num_kv_heads: int
+    group: int
+    head_dim: int
+    page_size: int
+
+    @property
+    def features(self) -> int:
+        """The head dim, rounded up to a power of two (F)."""
+        return power_of_two(self.head_dim)
+
+    @property
+    def head_blocks(self) -> int:
+        """Blocks that the query heads of a KV head take."""
+        return -(-self.group // self.blocks.heads)
+
+    @property
+    def programs(self) -> int:
+        """Blocks that all heads take."""
+        return self.num_kv_heads * self.head_blocks
+
+
 def decode_blocks(group: int, features: int, *, exact: bool) -> KernelBlocks:
     """Blocks of the decode kernel: one token, up to 64 of the ``group`` query heads of a KV head.
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plgpu
 
 from vllm_jax.errors import ConfigError
+from vllm_jax.kernels.gpu.blocks import CallShape
 from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.kernels.pages import KV_DTYPES, quantize
 
@@ -75,18 +76,15 @@ def read_block(
     first_key: jax.Array,  # a multiple of the block's length
     wanted: jax.Array | None,  # [C] bool: keys to load; None: all
     *,
-    num_keys: int,
-    num_kv_heads: int,
     kv_head: jax.Array,
-    page_size: int,
-    features: int,
+    shape: CallShape,
     dtype: jnp.dtype,
 ) -> tuple[jax.Array, jax.Array]:
-    """Keys and values of ``C = num_keys`` positions from ``first_key`` on, ``[C, F]`` each, in ``dtype``.
+    """Keys and values of C positions from ``first_key`` on, ``[C, F]`` each, in ``dtype``.
 
     What is not wanted, and features beyond D, are not read: they are 0.
     """
-    head_dim = rows_ref.shape[1]
+    num_keys, page_size, num_kv_heads = shape.blocks.keys, shape.page_size, shape.num_kv_heads
     key = first_key + jnp.arange(num_keys, dtype=jnp.int32)
     # Positions are not negative: lax's division has no signs to look at, unlike Python's.
     offset = jax.lax.rem(key, jnp.int32(page_size))
@@ -97,13 +95,13 @@ def read_block(
         page = plgpu.load(table_ref.at[seq, slot], mask=wanted, other=None if wanted is None else 0)
     key_rows = (page * (2 * num_kv_heads) + kv_head) * page_size + offset  # [C]
     value_rows = key_rows + num_kv_heads * page_size
-    feature = jnp.arange(features, dtype=jnp.int32)[None, :]
+    feature = jnp.arange(shape.features, dtype=jnp.int32)[None, :]
     mask = None if wanted is None else wanted[:, None]
-    if features != head_dim:
-        real = feature < head_dim
+    if shape.features != shape.head_dim:
+        real = feature < shape.head_dim
         mask = real if mask is None else mask & real
     if mask is not None:
-        mask = jnp.broadcast_to(mask, (num_keys, features))
+        mask = jnp.broadcast_to(mask, (num_keys, shape.features))
     other = None if mask is None else jnp.zeros((), rows_ref.dtype)
 
     def load(rows: jax.Array) -> jax.Array:

@@ -22,9 +22,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from vllm_jax.kernels.cost import AttentionCost
 from vllm_jax.kernels.gpu import blocks as sizes
-from vllm_jax.kernels.gpu.blocks import KernelBlocks
+from vllm_jax.kernels.gpu.blocks import CallShape
 from vllm_jax.kernels.gpu.cache import flat_rows, read_block
+from vllm_jax.kernels.gpu.rows import QueryRows
 from vllm_jax.kernels.gpu.scores import MASKED, RunningSoftmax, Scoring, attend_block, finish
 
 _COMBINE_WARPS = 4
@@ -48,11 +50,11 @@ def attend_decode_rows(
     num_kv_heads, page_size = kv_pages.shape[2:4]
     num_rows, pages_per_seq = page_table.shape
     group = num_heads // num_kv_heads
-    features = sizes.power_of_two(head_dim)
-    blocks = sizes.decode_blocks(group, features, exact=q.dtype == jnp.float32)
-    programs = num_kv_heads * -(-group // blocks.heads)
-    splits = sizes.decode_splits(num_rows * programs, pages_per_seq * page_size)
-    chunk = chunk_length(kv_lens, scoring.window, splits, programs, blocks.keys)
+    blocks = sizes.decode_blocks(group, sizes.power_of_two(head_dim), exact=q.dtype == jnp.float32)
+    shape = CallShape(blocks, num_kv_heads, group, head_dim, page_size)
+    cost = AttentionCost.of(q, kv_pages, page_table, page_size, scoring.window)
+    splits = sizes.decode_splits(num_rows * shape.programs, pages_per_seq * page_size)
+    chunk = chunk_length(kv_lens, scoring.window, splits, shape.programs, blocks.keys)
 
     partial_shapes = (
         jax.ShapeDtypeStruct((num_rows, num_heads, splits), jnp.float32),
@@ -60,22 +62,16 @@ def attend_decode_rows(
         jax.ShapeDtypeStruct((num_rows, num_heads, splits, head_dim), jnp.float32),
     )
     peak, total, acc = pl.pallas_call(
-        partial(
-            _attend_part,
-            blocks=blocks,
-            scoring=scoring,
-            num_kv_heads=num_kv_heads,
-            page_size=page_size,
-            features=features,
-        ),
-        grid=(num_rows, programs, splits),
+        partial(_attend_part, shape=shape, scoring=scoring),
+        grid=(num_rows, shape.programs, splits),
         out_shape=partial_shapes,
         compiler_params=plgpu.CompilerParams(num_warps=blocks.num_warps, num_stages=blocks.num_stages),
         interpret=interpret,
+        cost_estimate=cost.decode(num_rows),
         name="paged_decode",
     )(q, flat_rows(kv_pages), page_table, tokens, kv_lens, chunk, slopes)
     return pl.pallas_call(
-        partial(_combine, scoring=scoring, splits=splits, features=features),
+        partial(_combine, scoring=scoring, splits=splits),
         grid=(num_rows, num_heads),
         out_shape=jax.ShapeDtypeStruct(out.shape, out.dtype),
         input_output_aliases={6: 0},
@@ -113,63 +109,42 @@ def _attend_part(
     total_ref: Any,  # [S, H, splits]
     acc_ref: Any,  # [S, H, splits, D]
     *,
-    blocks: KernelBlocks,
+    shape: CallShape,
     scoring: Scoring,
-    num_kv_heads: int,
-    page_size: int,
-    features: int,
 ) -> None:
     """One part of one row's context, for the query heads of one KV head."""
     row, program, part = pl.program_id(0), pl.program_id(1), pl.program_id(2)
-    num_heads, head_dim = q_ref.shape[1:]
-    group = num_heads // num_kv_heads
-    head_blocks = -(-group // blocks.heads)
-    kv_head = program // head_blocks
-    in_group = program % head_blocks * blocks.heads + jnp.arange(blocks.rows, dtype=jnp.int32)
-    mine = (jnp.arange(blocks.rows, dtype=jnp.int32) < blocks.heads) & (in_group < group)  # [M]
-    head = kv_head * group + in_group
+    rows = QueryRows.of(shape, program)
+    q, slopes = rows.queries(q_ref, tokens_ref[row]), rows.of_heads(slopes_ref)
+    num_keys = shape.blocks.keys
 
     kv_len = kv_lens_ref[row]
     begin = jnp.int32(0)
     if scoring.window is not None:
         begin = jnp.maximum(kv_len - scoring.window, 0)
-    first = begin // blocks.keys * blocks.keys + part * chunk_ref[0]
+    first = begin // num_keys * num_keys + part * chunk_ref[0]
     end = jnp.minimum(first + chunk_ref[0], kv_len)
 
-    feature = jnp.arange(features, dtype=jnp.int32)[None, :]
-    token = tokens_ref[row]
-    stored = jnp.broadcast_to(mine[:, None] & (feature < head_dim), (blocks.rows, features))
-    q = plgpu.load(q_ref.at[token, head[:, None], feature], mask=stored, other=0.0)
-    slopes = plgpu.load(slopes_ref.at[head], mask=mine, other=0.0)
-
     def step(index: jax.Array, state: RunningSoftmax) -> RunningSoftmax:
-        start = first + index * blocks.keys
-        key = start + jnp.arange(blocks.keys, dtype=jnp.int32)
+        start = first + index * num_keys
+        key = start + jnp.arange(num_keys, dtype=jnp.int32)
         wanted = key < end
         if scoring.window is not None:
             wanted &= key >= begin
         k, v = read_block(
-            rows_ref,
-            table_ref,
-            row,
-            start,
-            wanted,
-            num_keys=blocks.keys,
-            num_kv_heads=num_kv_heads,
-            kv_head=kv_head,
-            page_size=page_size,
-            features=features,
-            dtype=q.dtype,
+            rows_ref, table_ref, row, start, wanted, kv_head=rows.kv_head, shape=shape, dtype=q.dtype
         )
         distance = (key - (kv_len - 1))[None, :]
         return attend_block(state, q, k, v, distance, wanted[None, :], slopes, scoring)
 
-    turns = jnp.maximum(end - first + blocks.keys - 1, 0) // blocks.keys
-    state = jax.lax.fori_loop(0, turns, step, RunningSoftmax.empty(blocks.rows, features))
-    plgpu.store(peak_ref.at[row, head, part], state.peak, mask=mine)
-    plgpu.store(total_ref.at[row, head, part], state.total, mask=mine)
+    turns = jnp.maximum(end - first + num_keys - 1, 0) // num_keys
+    state = jax.lax.fori_loop(0, turns, step, RunningSoftmax.empty(shape.blocks.rows, shape.features))
+    plgpu.store(peak_ref.at[row, rows.head, part], state.peak, mask=rows.mine)
+    plgpu.store(total_ref.at[row, rows.head, part], state.total, mask=rows.mine)
     # An idle part has no sums, and the combining kernel does not read them.
-    plgpu.store(acc_ref.at[row, head[:, None], part, feature], state.acc, mask=stored & (turns > 0))
+    plgpu.store(
+        acc_ref.at[row, rows.head[:, None], part, rows.feature], state.acc, mask=rows.stored & (turns > 0)
+    )
 
 
 def _combine(
@@ -184,13 +159,12 @@ def _combine(
     *,
     scoring: Scoring,
     splits: int,
-    features: int,
 ) -> None:
     """Puts the parts of one row and one query head together."""
     row, head = pl.program_id(0), pl.program_id(1)
     head_dim = acc_ref.shape[3]
     part = jnp.arange(splits, dtype=jnp.int32)
-    feature = jnp.arange(features, dtype=jnp.int32)
+    feature = jnp.arange(sizes.power_of_two(head_dim), dtype=jnp.int32)
     peaks = peak_ref[row, head, part]  # [P]
     used = peaks > 0.5 * MASKED
     peak = jnp.max(peaks, axis=0)

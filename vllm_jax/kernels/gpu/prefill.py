@@ -15,50 +15,21 @@ first, because the late tiles of a prompt have the longest way.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from vllm_jax.kernels.cost import AttentionCost
 from vllm_jax.kernels.gpu import blocks as sizes
-from vllm_jax.kernels.gpu.blocks import KernelBlocks
+from vllm_jax.kernels.gpu.blocks import CallShape
 from vllm_jax.kernels.gpu.cache import flat_rows, read_block
+from vllm_jax.kernels.gpu.rows import QueryRows
 from vllm_jax.kernels.gpu.scores import RunningSoftmax, Scoring, attend_block, finish
 from vllm_jax.kernels.metadata import AttentionMetadata
-
-
-class Tiles(NamedTuple):
-    """Tiles of query tokens, all ``[n]`` int32. A tile that is not used has ``size`` 0.
-
-    Attributes:
-        seq: row of the batch.
-        first_token: flat index of the first token.
-        first_position: its position in the sequence.
-        size: tokens of the tile.
-    """
-
-    seq: jax.Array
-    first_token: jax.Array
-    first_position: jax.Array
-    size: jax.Array
-
-
-def prefill_tiles(metadata: AttentionMetadata, num_tokens: int, tile: int) -> Tiles:
-    """Cuts every row of more than one query token into tiles of up to ``tile`` tokens."""
-    num_seqs = metadata.kv_lens.shape[0]
-    q_lens = jnp.where(metadata.q_lens > 1, metadata.q_lens, 0)
-    counts = (q_lens + tile - 1) // tile  # [S]
-    ends = jnp.cumsum(counts, dtype=jnp.int32)
-    most = -(-num_tokens // tile) + min(num_seqs, num_tokens // 2)
-    index = jnp.arange(most, dtype=jnp.int32)
-    seq = jnp.sum(ends <= index[:, None], axis=1, dtype=jnp.int32)  # [n], S behind the last tile
-    row = jnp.minimum(seq, num_seqs - 1)
-    offset = (index - (ends - counts)[row]) * tile
-    size = jnp.where(seq < num_seqs, jnp.clip(q_lens[row] - offset, 0, tile), 0)
-    first_position = metadata.kv_lens[row] - q_lens[row] + offset
-    return Tiles(row, metadata.cu_q_lens[row] + offset, first_position, size)
+from vllm_jax.kernels.tiles import prefill_tiles
 
 
 def attend_prefill_rows(
@@ -76,24 +47,20 @@ def attend_prefill_rows(
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, page_size = kv_pages.shape[2:4]
     group = num_heads // num_kv_heads
-    features = sizes.power_of_two(head_dim)
-    blocks = sizes.prefill_blocks(group, features, num_tokens, exact=q.dtype == jnp.float32)
-    tiles = prefill_tiles(metadata, num_tokens, blocks.tokens)
-    kernel = partial(
-        _attend_tile,
-        blocks=blocks,
-        scoring=scoring,
-        num_kv_heads=num_kv_heads,
-        page_size=page_size,
-        features=features,
+    blocks = sizes.prefill_blocks(
+        group, sizes.power_of_two(head_dim), num_tokens, exact=q.dtype == jnp.float32
     )
+    shape = CallShape(blocks, num_kv_heads, group, head_dim, page_size)
+    cost = AttentionCost.of(q, kv_pages, metadata.page_table, page_size, scoring.window)
+    tiles = prefill_tiles(metadata, num_tokens, blocks.tokens)
     return pl.pallas_call(
-        kernel,
-        grid=(num_kv_heads * -(-group // blocks.heads), tiles.seq.shape[0]),
+        partial(_attend_tile, shape=shape, scoring=scoring),
+        grid=(shape.programs, tiles.seq.shape[0]),
         out_shape=jax.ShapeDtypeStruct(out.shape, out.dtype),
         input_output_aliases={9: 0},
         compiler_params=plgpu.CompilerParams(num_warps=blocks.num_warps, num_stages=blocks.num_stages),
         interpret=interpret,
+        cost_estimate=cost.prefill(num_tokens, metadata.kv_lens.shape[0]),
         name="paged_prefill",
     )(q, flat_rows(kv_pages), metadata.page_table, *tiles, slopes, sinks, out)
 
@@ -111,33 +78,17 @@ def _attend_tile(
     _: Any,  # [T, H, D] the same memory as out_ref
     out_ref: Any,  # [T, H, D]
     *,
-    blocks: KernelBlocks,
+    shape: CallShape,
     scoring: Scoring,
-    num_kv_heads: int,
-    page_size: int,
-    features: int,
 ) -> None:
     """One tile of one sequence, for the query heads of one KV head."""
-    program = pl.program_id(0)
     tile = pl.num_programs(1) - 1 - pl.program_id(1)
-    num_heads, head_dim = q_ref.shape[1:]
-    group = num_heads // num_kv_heads
-    head_blocks = -(-group // blocks.heads)
-    kv_head = program // head_blocks
     seq, size, first_position = seq_ref[tile], size_ref[tile], first_position_ref[tile]
-
-    # Row r of the tile is the query of token r // heads and head r % heads.
-    row = jnp.arange(blocks.rows, dtype=jnp.int32)
-    in_group = program % head_blocks * blocks.heads + row % blocks.heads
-    mine = (row // blocks.heads < size) & (in_group < group)  # [M]; size <= tokens of a block
-    head = kv_head * group + in_group
-    token = first_token_ref[tile] + row // blocks.heads
-    position = first_position + row // blocks.heads
-
-    feature = jnp.arange(features, dtype=jnp.int32)[None, :]
-    stored = jnp.broadcast_to(mine[:, None] & (feature < head_dim), (blocks.rows, features))
-    q = plgpu.load(q_ref.at[token[:, None], head[:, None], feature], mask=stored, other=0.0)
-    slopes = plgpu.load(slopes_ref.at[head], mask=mine, other=0.0)
+    first_token = first_token_ref[tile]
+    rows = QueryRows.of(shape, pl.program_id(0), size)
+    q, slopes = rows.queries(q_ref, first_token), rows.of_heads(slopes_ref)
+    position = first_position + rows.token
+    num_keys = shape.blocks.keys
 
     begin, end = jnp.int32(0), jnp.where(size > 0, first_position + size, 0)
     full_begin = jnp.int32(0)
@@ -146,8 +97,8 @@ def _attend_tile(
         full_begin = jnp.maximum(end - scoring.window, 0)
 
     def step(index: jax.Array, state: RunningSoftmax, *, masked: bool) -> RunningSoftmax:
-        start = index * blocks.keys
-        key = start + jnp.arange(blocks.keys, dtype=jnp.int32)
+        start = index * num_keys
+        key = start + jnp.arange(num_keys, dtype=jnp.int32)
         distance = key[None, :] - position[:, None]
         wanted = visible = None
         if masked:
@@ -156,30 +107,20 @@ def _attend_tile(
                 wanted &= key >= begin
                 visible &= distance > -scoring.window
         k, v = read_block(
-            rows_ref,
-            table_ref,
-            seq,
-            start,
-            wanted,
-            num_keys=blocks.keys,
-            num_kv_heads=num_kv_heads,
-            kv_head=kv_head,
-            page_size=page_size,
-            features=features,
-            dtype=q.dtype,
+            rows_ref, table_ref, seq, start, wanted, kv_head=rows.kv_head, shape=shape, dtype=q.dtype
         )
         return attend_block(state, q, k, v, distance, visible, slopes, scoring)
 
     # Blocks [first, full_first) and [full_last, last) are seen in part, those between by every row.
-    first, last = begin // blocks.keys, (end + blocks.keys - 1) // blocks.keys
-    full_first = jnp.clip((full_begin + blocks.keys - 1) // blocks.keys, first, last)
-    full_last = jnp.clip((first_position + 1) // blocks.keys, full_first, last)
-    state = RunningSoftmax.empty(blocks.rows, features)
+    first, last = begin // num_keys, (end + num_keys - 1) // num_keys
+    full_first = jnp.clip((full_begin + num_keys - 1) // num_keys, first, last)
+    full_last = jnp.clip((first_position + 1) // num_keys, full_first, last)
+    state = RunningSoftmax.empty(shape.blocks.rows, shape.features)
     if scoring.window is not None:
         state = jax.lax.fori_loop(first, full_first, partial(step, masked=True), state)
     state = jax.lax.fori_loop(full_first, full_last, partial(step, masked=False), state)
     state = jax.lax.fori_loop(full_last, last, partial(step, masked=True), state)
 
-    sinks = plgpu.load(sinks_ref.at[head], mask=mine, other=0.0)
-    result = finish(state, sinks, scoring).astype(out_ref.dtype)
-    plgpu.store(out_ref.at[token[:, None], head[:, None], feature], result, mask=stored)
+    result = finish(state, rows.of_heads(sinks_ref), scoring).astype(out_ref.dtype)
+    token = (first_token + rows.token)[:, None]
+    plgpu.store(out_ref.at[token, rows.head[:, None], rows.feature], result, mask=rows.stored)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vllm_jax.errors import ConfigError
+from vllm_jax.kernels.cost import AttentionCost
 from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.kernels.tpu import blocks, kernel, layout, plan, write
 from vllm_jax.kernels.tpu.blocks import BlockSizes
@@ -78,8 +79,10 @@ def paged_attention(
     page_size = kv_pages.shape[2]
     pages_per_seq = metadata.page_table.shape[1]
     out_dtype = q.dtype
+    num_seqs = metadata.kv_lens.shape[0]
     is_wide = jnp.dtype(jnp.float32) in (q.dtype, kv_pages.dtype)
     q = q.astype(jnp.float32 if is_wide else jnp.bfloat16)
+    cost = AttentionCost.of(q, kv_pages, metadata.page_table, page_size, sliding_window)
     new = layout.pack_tokens(k, v, kv_pages.dtype, k_scale, v_scale)
     group = num_heads // num_kv_heads
 
@@ -129,6 +132,7 @@ def paged_attention(
         layout.arrange_queries(row_q, decode.units, 1),
         kv_pages,
         new=row_new[:, :, None, :],
+        cost=cost.decode(num_seqs),
         interpret=interpret,
         **heads(decode),
     )
@@ -149,6 +153,7 @@ def paged_attention(
         layout.arrange_queries(q, prefill.units, block),
         kv_pages,
         new=None,
+        cost=cost.prefill(num_tokens, num_seqs),
         interpret=interpret,
         **heads(prefill),
     )

@@ -111,6 +111,7 @@ def attend(
     slopes: jax.Array | None,  # [U, M, 128] float32
     sinks: jax.Array | None,  # [U, M, 128] float32
     new: jax.Array | None,  # [n, L, 1, 128] in the pages' dtype, where the call writes
+    cost: pl.CostEstimate | None,
     interpret: Any,
 ) -> tuple[jax.Array, jax.Array]:
     """Runs the kernel over ``num_steps`` grid steps, or one that does nothing where there are none.
@@ -209,6 +210,7 @@ def attend(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("arbitrary",), vmem_limit_bytes=sizes.vmem_bytes
         ),
+        cost_estimate=cost,
         name="paged_decode" if call.writes else "paged_prefill",
         interpret=interpret,
     )(*scalars, *inputs)
