@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import ApiError
 
-OPEN_PATHS = frozenset({"/health", "/ping", "/version"})
-"""Paths served without a key: what load balancers and supervisors probe."""
+OPEN_PATHS = frozenset({"/", "/health", "/ping", "/version"})
+"""Paths served without a key: what load balancers and supervisors probe, and the page (it asks for one)."""
 
 
 class ApiKeyMiddleware:
