@@ -9,7 +9,17 @@ from api.auth import OPEN_PATHS, ApiKeyMiddleware
 from api.errors import install_handlers
 from api.http_metrics import HttpMetricsMiddleware
 from api.limits import LimitMiddleware
-from api.routes import chat, completions, health, invocations, models, page, prefix_cache, tokenize
+from api.routes import (
+    chat,
+    completions,
+    health,
+    invocations,
+    models,
+    page,
+    prefix_cache,
+    responses,
+    tokenize,
+)
 from api.serving.context import ServerContext
 from vllm_jax import __version__
 
@@ -36,7 +46,18 @@ def create_app(context: ServerContext) -> FastAPI:
     )
     app.state.context = context
     install_handlers(app)
-    for module in (chat, completions, models, tokenize, health, prefix_cache, invocations, page):
+    modules = (
+        chat,
+        completions,
+        responses,
+        models,
+        tokenize,
+        health,
+        prefix_cache,
+        invocations,
+        page,
+    )
+    for module in modules:
         app.include_router(module.router)
     # The last one added is the outermost.
     if http.api_key:

@@ -93,6 +93,13 @@ class ApiConfig:
     """Answer with the request's id in X-Request-Id."""
     enable_tokenizer_info_endpoint: bool = False
     """Serve /tokenizer_info: the special tokens and the chat template, which evaluation tools ask for."""
+    responses_store_size: int = 1024
+    """Most responses of /v1/responses that are kept in memory for retrieval and previous_response_id; 0 keeps
+    none."""
+    responses_store_bytes: int = 64 * 1024 * 1024
+    """Most bytes they may have together; what was used longest ago goes first."""
+    responses_store_ttl: float = 3600.0
+    """Seconds after its last use that a response is kept at most."""
     enable_reset_prefix_cache: bool = False
     """Let clients empty the prefix cache with POST /reset_prefix_cache, as benchmarks do. Not for servers
     that several parties share: it slows down everybody's next request."""
@@ -143,6 +150,9 @@ class ServerConfig:
             "--max-body-bytes": (http.max_body_bytes, 1024),
             "--sse-keep-alive-interval": (http.sse_keep_alive_interval, 0),
             "--shutdown-timeout": (http.shutdown_timeout, 0),
+            "--responses-store-size": (self.api.responses_store_size, 0),
+            "--responses-store-bytes": (self.api.responses_store_bytes, 1024),
+            "--responses-store-ttl": (self.api.responses_store_ttl, 0),
         }
         for flag, (value, least) in at_least.items():
             if not least <= value < float("inf"):

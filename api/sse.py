@@ -1,4 +1,5 @@
-"""Server-sent events as OpenAI's clients read them: ``data: <json>`` events and a final ``data: [DONE]``.
+"""Server-sent events as the clients read them: for chats and completions ``data: <json>`` and a final
+``data: [DONE]``; for responses and messages ``event: <type>`` lines before the data, and no ``[DONE]``.
 
 Knows framing, keep-alive comments, failures in mid-stream and readers that go away. Does not know what the
 events say.
@@ -8,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from typing import Any, TypeVar
 
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from api.errors import to_api_error
+from api.errors import ApiError, to_api_error
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -62,24 +66,44 @@ async def event_stream(
     yield DONE
 
 
-async def _with_pauses(
-    chunks: AsyncIterator[BaseModel], pause_s: float
-) -> AsyncGenerator[BaseModel | None, None]:
-    """The chunks, with None after every ``pause_s`` seconds of silence."""
-    following: asyncio.Future[BaseModel] | None = None
+async def typed_event_stream(
+    events: AsyncGenerator[Mapping[str, Any], None],
+    *,
+    failed: Callable[[ApiError], Mapping[str, Any]],
+    keep_alive_s: float = 0.0,
+) -> AsyncGenerator[bytes, None]:
+    """Encodes events that name their ``type``; a failure becomes the event that ``failed`` makes of it."""
+    async with aclosing(events):
+        try:
+            async for event in _with_pauses(events, keep_alive_s) if keep_alive_s > 0 else events:
+                yield KEEP_ALIVE if event is None else _encode_typed(event)
+        except Exception as error:
+            answer = to_api_error(error)
+            if answer.status_code >= 500:
+                logger.error("a stream failed: %s: %s", type(error).__name__, error)
+            yield _encode_typed(failed(answer))
+
+
+def _encode_typed(event: Mapping[str, Any]) -> bytes:
+    return format_sse_event(event=event["type"], data_str=to_json(event).decode())
+
+
+async def _with_pauses(items: AsyncIterator[T], pause_s: float) -> AsyncGenerator[T | None, None]:
+    """The items, with None after every ``pause_s`` seconds of silence."""
+    following: asyncio.Future[T] | None = None
     try:
         while True:
-            following = following or asyncio.ensure_future(anext(chunks))
+            following = following or asyncio.ensure_future(anext(items))
             done, _ = await asyncio.wait({following}, timeout=pause_s)
             if not done:
                 yield None
                 continue
             try:
-                chunk = following.result()
+                item = following.result()
             except StopAsyncIteration:
                 return
             following = None
-            yield chunk
+            yield item
     finally:
         if following is not None and following.cancel():
             await asyncio.wait({following})

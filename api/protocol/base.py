@@ -21,11 +21,11 @@ class RequestModel(BaseModel):
 
     @property
     def unknown(self) -> set[str]:
-        """Names of the fields the model does not declare, of ``stream_options`` too: "a", "a.b"."""
+        """Names of the fields the model does not declare, of fields of its own too: "a", "a.b"."""
         names = set(self.model_extra or {})
         for name in self.model_fields_set:
             value = getattr(self, name)
-            if isinstance(value, StreamOptions):
+            if isinstance(value, RequestModel):
                 names |= {f"{name}.{inner}" for inner in value.model_extra or {}}
         return names
 

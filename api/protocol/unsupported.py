@@ -6,7 +6,7 @@ A field that is in neither list and in no model is unknown: it is accepted, and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,13 +107,17 @@ def check_fields(request: RequestModel, request_id: str, *, strict: bool) -> Non
     report_unknown(request, request_id, strict=strict)
 
 
-def report_unknown(request: RequestModel, request_id: str, *, strict: bool) -> None:
+def report_unknown(
+    request: RequestModel, request_id: str, *, strict: bool, known: Set[str] = frozenset()
+) -> None:
     """Names the fields that are in no model and no list in the log: they are accepted and ignored.
+
+    ``known`` are names of an endpoint's own lists.
 
     Raises:
         ApiError: 400, there are such fields and ``strict`` refuses them; ``param`` is the first of them.
     """
-    extra = sorted(request.unknown - NO_EFFECT.keys() - REFUSED.keys())
+    extra = sorted(request.unknown - NO_EFFECT.keys() - REFUSED.keys() - known)
     if not extra:
         return
     shown = ", ".join(printable(name, 64) for name in extra[:_MAX_REPORTED])

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from api.limits import StrictRoute
 from api.protocol.completions import CompletionRequest, CompletionResponse
-from api.routes.responses import GENERATION_ERRORS, with_stream
+from api.routes.answers import GENERATION_ERRORS, with_stream
 from api.serving.completions import create_completion
 from api.serving.context import ServerContext, get_context
 

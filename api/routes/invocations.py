@@ -17,7 +17,7 @@ from api.limits import StrictRoute
 from api.protocol.base import RequestModel
 from api.protocol.chat import ChatCompletionRequest
 from api.protocol.completions import CompletionRequest
-from api.routes.responses import GENERATION_ERRORS
+from api.routes.answers import GENERATION_ERRORS
 from api.serving.chat import create_chat_completion
 from api.serving.completions import create_completion
 from api.serving.context import ServerContext, get_context

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from api.protocol.models import ModelCard, ModelList
-from api.routes.responses import ERRORS
+from api.routes.answers import ERRORS
 from api.serving.context import ServerContext, get_context
 
 router = APIRouter(tags=["OpenAI"])

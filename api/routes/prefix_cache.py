@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from api.errors import ApiError
-from api.routes.responses import ERRORS
+from api.routes.answers import ERRORS
 from api.serving.context import ServerContext, get_context
 
 router = APIRouter(tags=["Operation"])

@@ -14,7 +14,7 @@ from api.protocol.tokenize import (
     TokenizeResponse,
     TokenizerInfo,
 )
-from api.routes.responses import ERRORS
+from api.routes.answers import ERRORS
 from api.serving import tokenize as serving
 from api.serving.context import ServerContext, get_context
 

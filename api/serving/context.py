@@ -15,6 +15,7 @@ from api.server_config import ApiConfig, ServerConfig
 from api.serving.model_names import ServedModels
 from api.serving.prompts import Prompt, PromptMaker
 from api.serving.request_id import choose_priority
+from api.serving.response_store import ResponseStore
 from api.serving.streams import Deltas
 from vllm_jax.config import EngineConfig
 from vllm_jax.engine.async_engine import AsyncEngine
@@ -33,6 +34,7 @@ class ServerContext:
     config: ServerConfig
     models: ServedModels
     prompts: PromptMaker
+    responses: ResponseStore
     draining: bool = False
 
     @property
@@ -108,6 +110,11 @@ def make_context(engine: AsyncEngine, engine_config: EngineConfig, config: Serve
         config,
         ServedModels.choose(model, config.api.served_model_name, max_model_len),
         PromptMaker(engine.tokenizer, template, config.api, max_model_len),
+        ResponseStore(
+            entries=config.api.responses_store_size,
+            max_bytes=config.api.responses_store_bytes,
+            ttl_s=config.api.responses_store_ttl,
+        ),
     )
 
 
