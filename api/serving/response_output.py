@@ -62,8 +62,8 @@ class ResponseItems:
                 assert isinstance(self._open, ReasoningItem)
                 self._open.content[0].text += text
                 yield self._in_part("response.reasoning_text.delta", delta=text)
-            case CallStart(name):
-                call = FunctionCall(id=_id("fc"), call_id=_id("call"), name=name, status="in_progress")
+            case CallStart(name, call_id):
+                call = FunctionCall(id=_id("fc"), call_id=call_id, name=name, status="in_progress")
                 yield from self._begin(call)
             case CallArguments(text):
                 assert isinstance(self._open, FunctionCall)
