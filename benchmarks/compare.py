@@ -23,6 +23,7 @@ import datetime
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -220,15 +221,25 @@ def weight_bytes(model: Path) -> tuple[int, int]:
     return total, read
 
 
+def wait_until_idle(peers: Sequence[Peer], limit_s: float = 10.0) -> None:
+    """Waits until no server computes: some spin for a while after their last request."""
+    deadline = time.perf_counter() + limit_s
+    while time.perf_counter() < deadline:
+        began, used = time.perf_counter(), sum(peer.cpu_seconds() for peer in peers)
+        time.sleep(0.4)
+        used = sum(peer.cpu_seconds() for peer in peers) - used
+        if used < 0.05 * (time.perf_counter() - began):
+            return
+
+
 def version_of(*command: str) -> str:
-    """The last word of what a program says of its version."""
+    """What a program says of its version."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired):
         return "?"
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    named = [line for line in lines if "version" in line.lower()] or lines[-1:]
-    return named[-1].split(":")[-1].strip() if named else "?"
+    named = re.findall(r"^(?:version: )?(\d+\.\d.*)$", done.stderr + done.stdout, re.MULTILINE)
+    return named[-1].strip() if named else "?"
 
 
 def find(given: str | None, name: str) -> str | None:
@@ -462,7 +473,8 @@ def main() -> None:
             [answer], _ = asyncio.run(send_all(peer.target, fixed))
             peer.fixed_text = answer.text
             for load in args.loads:
-                asyncio.run(send_all(peer.target, LOADS[load].items(texts, seed), max_concurrency=16))
+                items = LOADS[load].items(texts, seed)[:16]
+                asyncio.run(send_all(peer.target, items, max_concurrency=16))
             print(f"{peer.name:>18} is warm", flush=True)
         for peer in peers[1:]:
             share = agreement(peers[0].fixed_text, peer.fixed_text)
@@ -472,7 +484,7 @@ def main() -> None:
                 items = LOADS[load].items(texts, seed + 1000 * repeat)
                 turn = repeat % len(peers)
                 for peer in peers[turn:] + peers[:turn]:
-                    time.sleep(0.3)  # what the last one leaves running ends
+                    wait_until_idle(peers)
                     turns.append(measure(peer, peers, load, items))
     if args.json:
         content = {

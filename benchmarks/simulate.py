@@ -326,7 +326,7 @@ def draw(path: Path, results: list[Figures], title: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--chips", nargs="+", default=list(CHIPS), choices=CHIPS)
+    parser.add_argument("--chips", nargs="+", default=list(CHIPS), choices=[*CHIPS, "none"])
     parser.add_argument("--slice", type=int, default=8, help="chips that hold one model together")
     parser.add_argument("--loads", nargs="+", default=list(LOADS), choices=LOADS)
     parser.add_argument("--fewer", type=int, default=1, help="a so many times smaller number of requests")
@@ -335,19 +335,22 @@ def main() -> None:
     parser.add_argument("--max-num-seqs", type=int, default=1024)
     parser.add_argument("--max-num-batched-tokens", type=int, default=4096)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write every figure")
+    parser.add_argument("--add", type=Path, nargs="*", default=[], help="figures written before, to show too")
     args = parser.parse_args()
     limits = Limits(args.max_num_seqs, args.max_num_batched_tokens)
     results = []
     for name in args.loads:
         load = LOADS[name]
-        for chip in args.chips:
+        for chip in (chip for chip in args.chips if chip != "none"):
             machine = Machine(CHIPS[chip], args.slice, Model(), args.efficiency, args.overhead_ms / 1e3)
             bend = saturation(machine, load, limits)
             for factor in FACTORS:
                 count, label = load.count // args.fewer, f"{args.slice} x {chip}"
                 results.append(simulate(machine, load, factor * bend, count, limits, chip=label))
             print(f"{label}, {load.name}: done", flush=True)
+    for path in args.add:
+        results += [Figures(**figures) for figures in json.loads(path.read_text())]
     print_table(Console(width=150), results)
     if args.json:
         args.json.write_text(json.dumps([asdict(f) for f in results], indent=1))

@@ -119,9 +119,13 @@ class Target:
 
 
 def open_session(target: Target) -> aiohttp.ClientSession:
-    """A session without limits of its own, to be closed by the caller; inside a running loop."""
+    """A session without limits of its own, to be closed by the caller; inside a running loop.
+
+    Every request has a connection of its own, as those of independent clients: some servers close kept ones
+    without a word, just when the next request comes.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=target.verify_tls),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=target.verify_tls),
         timeout=aiohttp.ClientTimeout(total=target.timeout_s),
         headers=target.headers,
     )

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from server_process import Server
+from server_process import ENGINE_FLAGS, Server
 
 from api.cli import main
 from api.commands.arguments import split
 from api.commands.bench import bench
+from vllm_jax.engine.async_engine import AsyncEngine
 
 
 def test_bench_serve_measures_a_real_server(
@@ -85,3 +86,28 @@ def test_own_flags_are_told_from_those_of_the_engine() -> None:
     own, rest = split(BenchOffline, words.split(), prog="p", description="d")
     assert (own.dataset.num_prompts, own.dataset.seed, own.offline.num_iters) == (3, 5, 2)
     assert rest == ["demo", "--max-num-seqs=8", "--no-enable-prefix-caching"]
+
+
+def test_bench_offline_runs_the_engine(
+    mpt_checkpoint: Path, engine: AsyncEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "--num-prompts 6 --random-input-len 8 --random-output-len 7 --num-iters 2"
+    target = tmp_path / "offline.json"
+    words += f" --output-json {target}"
+    assert main(["bench", "offline", str(mpt_checkpoint), *words.split(), *ENGINE_FLAGS]) == 0
+    assert "output tokens per second" in capsys.readouterr().out
+    result = json.loads(target.read_text())
+    assert len(result["runs"]) == 2
+    for run in result["runs"]:
+        assert run["output_tokens_per_second"] * run["seconds"] == pytest.approx(6 * 7)
+        assert run["tokens_per_second"] * run["seconds"] == pytest.approx(6 * (8 + 7))
+    assert result["median_ttft_ms"] > 0
+
+
+def test_bench_startup_times_a_start(mpt_checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "startup.json"
+    words = "--num-iters-warm 0 --max-num-seqs 1 --max-num-batched-tokens 16 --num-gpu-blocks-override 8"
+    assert main(["bench", "startup", str(mpt_checkpoint), *words.split(), f"--output-json={target}"]) == 0
+    [start] = json.loads(target.read_text())["starts"]
+    assert start["kind"] == "cold" and 0 < start["ready_s"] < start["first_token_s"]
+    assert start["peak_rss_bytes"] > 100e6
