@@ -22,6 +22,7 @@ import dataclasses
 import datetime
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -204,21 +205,18 @@ def free_port() -> int:
 
 
 def weight_bytes(model: Path) -> tuple[int, int]:
-    """Bytes of all weights, and those that a decode step reads (all but an untied input embedding)."""
-    total = read = 0
-    tied = json.loads((model / "config.json").read_text()).get("tie_word_embeddings", "Mpt" in str(model))
+    """Bytes of all weights, and those that a decode step reads (all but an input embedding of its own)."""
+    sizes: dict[str, int] = {}
     for file in sorted(model.glob("*.safetensors")):
         with safe_open(file, "np") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 piece = tensors.get_slice(name)
-                width = 4 if piece.get_dtype() == "F32" else 2
-                size = width
-                for extent in piece.get_shape():
-                    size *= extent
-                total += size
-                embedding = name.endswith(("embed_tokens.weight", "wte.weight"))
-                read += 0 if embedding and not tied else size
-    return total, read
+                sizes[name] = math.prod(piece.get_shape()) * (4 if piece.get_dtype() == "F32" else 2)
+    total = sum(sizes.values())
+    if not any(name.endswith("lm_head.weight") for name in sizes):  # the embedding is the head, too
+        return total, total
+    inputs = ("embed_tokens.weight", "wte.weight")
+    return total, total - sum(size for name, size in sizes.items() if name.endswith(inputs))
 
 
 def wait_until_idle(peers: Sequence[Peer], limit_s: float = 10.0) -> None:
@@ -279,9 +277,11 @@ def make_peers(args: argparse.Namespace, dtype: str) -> list[Peer]:
         command += ["--max-model-len", str(args.max_model_len), "--max-num-seqs", "32"]
         peers.append(Peer("vLLM CPU", command, version_of(vllm, "--version"), env))
     if args.transformers:
-        # Takes the model's name from the request, and greedy decoding from its generation config.
-        command = [args.transformers, "serve", "--continuous-batching", "--port", "{port}", model]
-        peers.append(Peer("transformers", command, version_of(args.transformers, "version")))
+        command = [args.transformers, "serve", model, "--continuous-batching", "--port", "{port}"]
+        extra = {"ignore_eos": None}  # unknown to it; the models of the recipe never choose EOS
+        peers.append(
+            Peer("transformers", command, version_of(args.transformers, "version"), extra_body=extra)
+        )
     return [peer for peer in peers if not args.only or peer.name in args.only]
 
 

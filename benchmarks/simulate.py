@@ -134,7 +134,7 @@ class Load:
 LOADS = {
     "short": Load("short chats: 64 shared + 64 in, 64 out", 64, 64, 64, 5000),
     "long": Load("long chats: 1024 shared + 1024 in, 256 out", 1024, 1024, 256, 2400),
-    "reasoning": Load("reasoning: 256 shared + 256 in, 2048 out", 256, 256, 2048, 1200),
+    "reasoning": Load("reasoning: 256 shared + 256 in, 2048 out", 256, 256, 2048, 1000),
 }
 FACTORS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5)
 """Offered rates, as fractions of the rate at which the queue should begin to grow."""
@@ -332,7 +332,7 @@ def main() -> None:
     parser.add_argument("--fewer", type=int, default=1, help="a so many times smaller number of requests")
     parser.add_argument("--efficiency", type=float, default=0.6, help="fraction of the data-sheet rates")
     parser.add_argument("--overhead-ms", type=float, default=0.3, help="of every step")
-    parser.add_argument("--max-num-seqs", type=int, default=1024)
+    parser.add_argument("--max-num-seqs", type=int, default=512)
     parser.add_argument("--max-num-batched-tokens", type=int, default=4096)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path, help="write every figure")
@@ -345,15 +345,15 @@ def main() -> None:
         for chip in (chip for chip in args.chips if chip != "none"):
             machine = Machine(CHIPS[chip], args.slice, Model(), args.efficiency, args.overhead_ms / 1e3)
             bend = saturation(machine, load, limits)
-            for factor in FACTORS:
+            for factor in FACTORS if load.output < 1000 else FACTORS[2:]:
                 count, label = load.count // args.fewer, f"{args.slice} x {chip}"
                 results.append(simulate(machine, load, factor * bend, count, limits, chip=label))
             print(f"{label}, {load.name}: done", flush=True)
+            if args.json:
+                args.json.write_text(json.dumps([asdict(f) for f in results], indent=1))
     for path in args.add:
         results += [Figures(**figures) for figures in json.loads(path.read_text())]
     print_table(Console(width=150), results)
-    if args.json:
-        args.json.write_text(json.dumps([asdict(f) for f in results], indent=1))
     if args.plot:
         draw(args.plot, results, "Scheduler simulation, Llama-3-8B shape in bfloat16, roofline clock")
         print(f"wrote {args.plot}")

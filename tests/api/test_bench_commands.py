@@ -106,7 +106,7 @@ def test_bench_offline_runs_the_engine(
 
 def test_bench_startup_times_a_start(mpt_checkpoint: Path, tmp_path: Path) -> None:
     target = tmp_path / "startup.json"
-    words = "--num-iters-warm 0 --max-num-seqs 1 --max-num-batched-tokens 16 --num-gpu-blocks-override 8"
+    words = "--num-iters-warm 0 --max-num-seqs 1 --max-num-batched-tokens 16 --num-gpu-blocks-override 16"
     assert main(["bench", "startup", str(mpt_checkpoint), *words.split(), f"--output-json={target}"]) == 0
     [start] = json.loads(target.read_text())["starts"]
     assert start["kind"] == "cold" and 0 < start["ready_s"] < start["first_token_s"]
