@@ -14,9 +14,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compiled_programs_are_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Engines of one test run share their compiled programs, and leave the user's cache alone."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+def _compiled_programs_are_kept(pytestconfig: pytest.Config) -> None:
+    """Engines of a test run, and of the next run, share compiled programs; the user's cache is left alone."""
+    os.environ["XDG_CACHE_HOME"] = str(pytestconfig.cache.mkdir("programs"))
 
 
 @pytest.fixture(scope="session")
