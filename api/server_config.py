@@ -111,6 +111,11 @@ class LogConfig:
 
     uvicorn_log_level: Literal["debug", "info", "warning", "error", "critical", "trace"] = "info"
     """Level of all logs."""
+    log_format: Literal["text", "json"] = "text"
+    """One line of text a record, or one JSON object with time, level, logger, message and request_id."""
+    otlp_traces_endpoint: str | None = None
+    """URL of an OpenTelemetry collector, for example http://localhost:4318/v1/traces: a span is sent for
+    every request. Needs the extra otel."""
     disable_uvicorn_access_log: bool = False
     """No line for every HTTP request."""
     disable_access_log_for_endpoints: str | None = None

@@ -84,8 +84,7 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--enable-log-outputs": _switch("answers are never logged"),
     "--log-error-stack": _switch("tracebacks of unexpected errors are always logged"),
     "--show-hidden-metrics-for-version": _value("no metric is hidden"),
-    "--otlp-traces-endpoint": _value("traces are not supported by this version"),
-    "--collect-detailed-traces": _value("traces are not supported by this version"),
+    "--collect-detailed-traces": _value("a span tells of a request as a whole"),
     "--profiler-config": _value("profiling endpoints are not supported by this version"),
     "--enable-server-load-tracking": _switch("/load always counts"),
     # Loading

@@ -1,9 +1,12 @@
-"""Sets up standard logging for the server process: one line a record, to stderr."""
+"""Sets up standard logging for the server process: one line a record, text or JSON, to stderr."""
 
 from __future__ import annotations
 
 import logging
 
+from pythonjsonlogger.json import JsonFormatter
+
+from api.log_context import RequestIdFilter
 from api.server_config import LogConfig
 
 _LEVELS = {"trace": "DEBUG"}
@@ -23,13 +26,36 @@ class QuietPaths(logging.Filter):
         return str(path).partition("?")[0] not in self._paths
 
 
+class TextFormatter(logging.Formatter):
+    """Time, level, logger and message; the request's id in brackets where the message does not say it."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", _TIME)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line of ``record``."""
+        request_id = getattr(record, "request_id", None)
+        if request_id is not None and request_id not in record.message:
+            record.message = f"{record.message} [{request_id}]"
+        return super().formatMessage(record)
+
+
+def _json_formatter() -> logging.Formatter:
+    return JsonFormatter(
+        ["asctime", "levelname", "name", "message", "request_id"],
+        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    )
+
+
 def configure_logging(config: LogConfig) -> None:
     """Called once, by the command that owns the process.
 
     Loggers of other libraries are left alone: theirs go to stderr from WARNING on, as is Python's default.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", _TIME))
+    handler.addFilter(RequestIdFilter())
+    handler.setFormatter(_json_formatter() if config.log_format == "json" else TextFormatter())
     for name in ("api", "vllm_jax", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

@@ -68,7 +68,7 @@ def serve(engine_config: EngineConfig, config: ServerConfig) -> int:
             print_summary(Console(), context.engine.info, context.models, config, address, command)
             return _Server(context).run(sockets)
         finally:
-            context.prompts.close()
+            context.close()
     finally:
         for sock in sockets:
             sock.close()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from api.errors import ApiError
+from api.log_context import log_as
 from api.protocol.generation import GenerationRequest
 from api.server_config import ApiConfig, ServerConfig
 from api.serving.model_names import ServedModels
@@ -17,6 +18,7 @@ from api.serving.prompts import Prompt, PromptMaker
 from api.serving.request_id import choose_priority
 from api.serving.response_store import ResponseStore
 from api.serving.streams import Deltas
+from api.tracing import RequestTracer
 from vllm_jax.config import EngineConfig
 from vllm_jax.engine.async_engine import AsyncEngine
 from vllm_jax.errors import EngineDeadError
@@ -35,7 +37,14 @@ class ServerContext:
     models: ServedModels
     prompts: PromptMaker
     responses: ResponseStore
+    tracer: RequestTracer | None = None
     draining: bool = False
+
+    def close(self) -> None:
+        """Ends the threads and sends the last traces."""
+        self.prompts.close()
+        if self.tracer is not None:
+            self.tracer.close()
 
     @property
     def healthy(self) -> bool:
@@ -58,6 +67,7 @@ class ServerContext:
             EngineDeadError: the engine has failed.
             ApiError: 503, the server is shutting down.
         """
+        log_as(request_id)
         priority = choose_priority(request, body.priority)
         # Once for all prompts, and off the event loop: many long bad_words take their time.
         prepared = await asyncio.to_thread(self.engine.prepare_params, params)
@@ -65,7 +75,7 @@ class ServerContext:
         try:
             for prompt in prompts:
                 self._log_request(request_id, prompt, params)
-                stream = self.engine.generate(
+                stream: Deltas = self.engine.generate(
                     request_id,
                     prompt.token_ids,
                     params,
@@ -74,6 +84,15 @@ class ServerContext:
                     cache_salt=body.cache_salt,
                     prepared=prepared,
                 )
+                if self.tracer is not None:
+                    stream = self.tracer.follow(
+                        stream,
+                        request.headers,
+                        request_id=request_id,
+                        model=self.models.names[0],
+                        params=params,
+                        num_prompt_tokens=len(prompt.token_ids),
+                    )
                 streams.append(stream)
         except Exception as error:
             for started in streams:
@@ -101,7 +120,7 @@ def make_context(engine: AsyncEngine, engine_config: EngineConfig, config: Serve
     """Puts a server together around a started engine; warns where the generic chat template has to serve.
 
     Raises:
-        ConfigError: the chat template is not valid.
+        ConfigError: the chat template is not valid, or traces need an extra that is not installed.
     """
     model, max_model_len = engine_config.model.model, engine.info.max_model_len
     template = _choose_template(engine, config.api)
@@ -115,6 +134,7 @@ def make_context(engine: AsyncEngine, engine_config: EngineConfig, config: Serve
             max_bytes=config.api.responses_store_bytes,
             ttl_s=config.api.responses_store_ttl,
         ),
+        RequestTracer(config.log.otlp_traces_endpoint) if config.log.otlp_traces_endpoint else None,
     )
 
 
