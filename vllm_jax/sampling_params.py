@@ -242,7 +242,7 @@ class SamplingParams:
     @property
     def needs_host_tokens(self) -> bool:
         """Whether the host must have read the last token before it can prepare the next step."""
-        return bool(self.bad_words)
+        return bool(self.bad_words) or self.structured_output is not None
 
     @property
     def needs_full_sampler(self) -> bool:

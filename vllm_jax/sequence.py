@@ -40,7 +40,9 @@ class Sequence:
     ``seq_id`` is unique in the engine; ``request_id`` is shared by the ``n`` sequences of a request and
     ``index`` tells them apart. ``seed`` is the sequence's own sampling seed (64-bit unsigned).
     ``eos_token_ids`` is empty where EOS does not stop (``ignore_eos``). ``token_constraints`` is what the
-    sampler's token mask is made of (see ``sampling/mask.py``), or None where any token may come.
+    sampler's token mask is made of (see ``sampling/mask.py``), or None where any token may come. ``grammar``
+    is how far a structured output has come (see ``structured_output/grammar.py``), or None; its ``mask``
+    ``[W]`` uint32 are the tokens that may come next.
     """
 
     seq_id: str
@@ -51,6 +53,7 @@ class Sequence:
     seed: int
     eos_token_ids: frozenset[int] = frozenset()
     token_constraints: Any = None
+    grammar: Any = None
     priority: int = 0
     cache_salt: str | None = None
     arrival_time: float = field(default_factory=time.monotonic)

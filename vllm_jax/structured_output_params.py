@@ -31,7 +31,8 @@ class StructuredOutput:
     Attributes:
         json_schema: JSON text of a schema (an object, or ``true``): the output is JSON that it admits.
         json_object: The output is some JSON object.
-        regex: The whole output matches this expression (Rust's syntax: no look-around, no backreferences).
+        regex: The whole output matches this expression, in Rust's syntax: no look-around, no backreferences.
+            ``\\d``, ``\\w`` and ``\\s`` are those of ASCII.
         choice: The output is one of these strings.
         grammar: The output is a sentence of this grammar, in Lark's syntax or in GBNF (``root ::= ...``).
         structural_tag: JSON text of tags with schemas inside free text.
@@ -39,6 +40,7 @@ class StructuredOutput:
         whitespace_pattern: An expression for that whitespace, instead of JSON's own.
         disable_additional_properties: Objects of a schema have no properties that it does not name, where
             it does not speak about them.
+        best_effort: Keywords of a JSON schema that cannot be enforced are left out instead of refused.
         after: The output is free until this text has been generated; the constraint holds for what follows.
         param: What errors call this constraint: the field of the request that it came from.
 
@@ -55,11 +57,12 @@ class StructuredOutput:
     whitespace_flexible: bool = True
     whitespace_pattern: str | None = None
     disable_additional_properties: bool = False
+    best_effort: bool = False
     after: str | None = None
     param: str = field(default="structured_output", compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("json_object", "whitespace_flexible", "disable_additional_properties"):
+        for name in ("json_object", "whitespace_flexible", "disable_additional_properties", "best_effort"):
             if not isinstance(getattr(self, name), bool):
                 raise self._error(f"{name} must be a boolean")
         given = [name for name in KINDS if getattr(self, name) not in (None, False)]

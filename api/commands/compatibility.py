@@ -43,7 +43,7 @@ _SPECULATIVE = "speculative decoding is not supported by this version; answers a
 _MULTIMODAL = "text only"
 _LORA = "LoRA adapters are not supported by this version"
 _SLEEP = "there is no sleep mode"
-_STRUCTURED = "structured output is not supported by this version; requests for it are refused"
+_STRUCTURED = "structured output always runs on llguidance, and needs no settings"
 
 FOREIGN_FLAGS: dict[str, Foreign] = {
     # Compilation and kernels

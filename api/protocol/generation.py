@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.protocol.base import RequestModel, StreamOptions
+from api.protocol.base import StreamOptions
+from api.protocol.structured import StructuredRequest
 
 MAX_LIST = 1 << 20
 """Entries of a list at most, before anything looks at them."""
@@ -18,7 +19,7 @@ MAX_LIST = 1 << 20
 TokenIds = Annotated[list[int], Field(max_length=MAX_LIST)]
 
 
-class GenerationRequest(RequestModel):
+class GenerationRequest(StructuredRequest):
     """Sampling, stopping, logprobs, prompt handling and request control."""
 
     model: str | None = None

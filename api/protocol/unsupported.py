@@ -34,7 +34,6 @@ def _no_tool_may_be_called(value: Any, body: Mapping[str, Any]) -> bool:
     return body.get("tool_choice") == "none"
 
 
-_STRUCTURED = "Structured output is not supported by this version of the server."
 _TOOLS = 'Tool calling is not supported by this version of the server; only tool_choice="none" is.'
 
 REFUSED: dict[str, Refusal] = {
@@ -42,15 +41,7 @@ REFUSED: dict[str, Refusal] = {
     "tool_choice": Refusal(_TOOLS, lambda value, body: value == "none"),
     "functions": Refusal(_TOOLS, lambda value, body: body.get("function_call") == "none"),
     "function_call": Refusal(_TOOLS, lambda value, body: value == "none"),
-    "response_format": Refusal(
-        _STRUCTURED, lambda value, body: isinstance(value, dict) and value.get("type") == "text"
-    ),
-    "structured_outputs": Refusal(_STRUCTURED),
-    "guided_json": Refusal(_STRUCTURED),
-    "guided_regex": Refusal(_STRUCTURED),
-    "guided_choice": Refusal(_STRUCTURED),
-    "guided_grammar": Refusal(_STRUCTURED),
-    "structural_tag": Refusal(_STRUCTURED),
+    "structural_tag": Refusal("Structural tags are not supported; tools with tool_choice may serve."),
     "use_beam_search": Refusal("Beam search is not supported by this version of the server.", _false),
     "best_of": Refusal(
         "best_of other than n is not supported: all n sequences are returned, none is ranked away.",
@@ -89,7 +80,6 @@ NO_EFFECT: dict[str, str] = {
     "return_weight_versions": "weights are never exchanged while serving",
     "session_id": "requests are not tied to each other",
     "guided_decoding_backend": "there is one backend",
-    "guided_whitespace_pattern": "means nothing without a guided_* field, and those are refused",
 }
 """Fields of OpenAI and vLLM that are accepted and change nothing here, with the reason."""
 

@@ -19,7 +19,8 @@ class BoundedThreads:
     goes on. The threads are daemons, so that they do not keep the process from ending.
     """
 
-    def __init__(self, limit: int, timeout_s: float):
+    def __init__(self, limit: int, timeout_s: float, *, name: str = "request-template"):
+        self._name = name
         self._places = asyncio.Semaphore(limit)
         self._timeout_s = timeout_s
 
@@ -52,5 +53,5 @@ class BoundedThreads:
                 with contextlib.suppress(RuntimeError):  # the loop has been closed
                     loop.call_soon_threadsafe(finish, value, problem)
 
-            threading.Thread(target=run, name="request-template", daemon=True).start()
+            threading.Thread(target=run, name=self._name, daemon=True).start()
             return await result

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from api.errors import ApiError
+from api.errors import ApiError, bad_request
 from api.log_context import log_as
 from api.protocol.generation import GenerationRequest
 from api.server_config import ApiConfig, ServerConfig
+from api.serving.bounded_threads import BoundedThreads
 from api.serving.model_names import ServedModels
 from api.serving.prompts import Prompt, PromptMaker
 from api.serving.request_id import choose_priority
@@ -21,11 +22,16 @@ from api.serving.streams import Deltas
 from api.tracing import RequestTracer
 from vllm_jax.config import EngineConfig
 from vllm_jax.engine.async_engine import AsyncEngine
+from vllm_jax.engine.request import PreparedParams
 from vllm_jax.errors import EngineDeadError
 from vllm_jax.sampling_params import SamplingParams
 from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
 
 logger = logging.getLogger(__name__)
+
+GRAMMAR_TIMEOUT_S = 10.0
+"""Time to compile the grammar of a structured output, waiting for a thread included."""
+_GRAMMAR_THREADS = 2
 
 
 @dataclass
@@ -39,6 +45,9 @@ class ServerContext:
     responses: ResponseStore
     tracer: RequestTracer | None = None
     draining: bool = False
+    grammar_threads: BoundedThreads = field(
+        default_factory=lambda: BoundedThreads(_GRAMMAR_THREADS, GRAMMAR_TIMEOUT_S, name="grammar")
+    )
 
     def close(self) -> None:
         """Ends the threads and sends the last traces."""
@@ -69,8 +78,7 @@ class ServerContext:
         """
         log_as(request_id)
         priority = choose_priority(request, body.priority)
-        # Once for all prompts, and off the event loop: many long bad_words take their time.
-        prepared = await asyncio.to_thread(self.engine.prepare_params, params)
+        prepared = await self._prepare(params)
         streams: list[Deltas] = []
         try:
             for prompt in prompts:
@@ -101,6 +109,23 @@ class ServerContext:
                 raise ApiError(503, "The server is shutting down.") from None
             raise
         return streams
+
+    async def _prepare(self, params: SamplingParams) -> PreparedParams:
+        """Holds the parameters to the model, once for all prompts and off the event loop.
+
+        Many long ``bad_words`` take their time. A grammar may take for ever: it gets one of a few threads
+        of its own, and a time limit.
+        """
+        output = params.structured_output
+        if output is None:
+            return await asyncio.to_thread(self.engine.prepare_params, params)
+        try:
+            return await self.grammar_threads.run(lambda: self.engine.prepare_params(params))
+        except TimeoutError:
+            raise bad_request(
+                f"{output.param}: the {output.kind} could not be compiled within {GRAMMAR_TIMEOUT_S:g} s.",
+                output.param,
+            ) from None
 
     def _log_request(self, request_id: str, prompt: Prompt, params: SamplingParams) -> None:
         if not self.config.log.enable_log_requests:

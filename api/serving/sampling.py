@@ -13,6 +13,7 @@ from api.errors import bad_request
 from api.protocol.chat import ChatCompletionRequest
 from api.protocol.completions import CompletionRequest
 from api.protocol.generation import GenerationRequest
+from api.serving.structured import structured_output
 from vllm_jax.engine.info import ModelInfo
 from vllm_jax.sampling_params import SamplingParams
 
@@ -98,7 +99,7 @@ def _params(
 ) -> SamplingParams:
     values: dict[str, Any] = {"max_tokens": default_max_tokens, **info.default_sampling}
     given = {name: value for name in _SHARED if (value := getattr(body, name)) is not None}
-    values |= {**given, **chosen}
+    values |= {**given, **chosen, "structured_output": structured_output(body)}
     if max_tokens is not None:
         values["max_tokens"] = max_tokens
     return SamplingParams(**values)

@@ -112,9 +112,9 @@ CASES: list[tuple[str, str, dict[str, Any], str | None]] = [
         ),
         None,
     ),
-    ("structured output", CHAT, _chat(response_format=_JSON_SCHEMA, temperature=0.0), "response_format"),
-    ("stream structured output", CHAT, _chat(stream=True, response_format=_JSON_SCHEMA), "response_format"),
-    ("json mode", CHAT, _chat(response_format={"type": "json_object"}), "response_format"),
+    ("structured output", CHAT, _chat(response_format=_JSON_SCHEMA, temperature=0.0), None),
+    ("stream structured output", CHAT, _chat(stream=True, response_format=_JSON_SCHEMA), None),
+    ("json mode", CHAT, _chat(response_format={"type": "json_object"}), None),
     (
         "function calling",
         CHAT,

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import Any
 
+from vllm_jax.engine.grammar_steps import GrammarSteps
 from vllm_jax.engine.info import ModelInfo
 from vllm_jax.engine.output_processor import OutputProcessor
 from vllm_jax.engine.request import (
@@ -30,6 +31,8 @@ from vllm_jax.sampling.seeds import fresh_seed
 from vllm_jax.sampling_params import SamplingParams
 from vllm_jax.scheduled_batch import ScheduledBatch
 from vllm_jax.scheduler.scheduler import Scheduler
+from vllm_jax.structured_output.compiler import GrammarCompiler
+from vllm_jax.structured_output.vocabulary import Vocabulary
 from vllm_jax.tokenizer.base import Tokenizer
 
 _STEPS_IN_FLIGHT = 1
@@ -54,6 +57,12 @@ class LLMEngine:
         self._runner = runner
         self._scheduler = scheduler
         self._outputs = OutputProcessor(tokenizer, metrics)
+        self._grammars = (
+            None
+            if tokenizer is None
+            else GrammarCompiler(Vocabulary(tokenizer, info.vocab_size, info.eos_token_ids))
+        )
+        self._grammar_steps = GrammarSteps()
         self._in_flight: deque[DispatchedStep] = deque()
         self._seed = seed
         self._request_numbers = itertools.count()
@@ -65,7 +74,7 @@ class LLMEngine:
         Raises:
             InvalidRequestError: they cannot be honoured.
         """
-        return prepare_params(params, self.info, self.tokenizer)
+        return prepare_params(params, self.info, self.tokenizer, self._grammars)
 
     def prepare(self, request: Request, prepared: PreparedParams | None = None) -> PreparedRequest:
         """Checks a request and makes its sequences. Thread-safe; may run while a step does.
@@ -119,6 +128,8 @@ class LLMEngine:
             step = self._in_flight.popleft()
             result = step.read()
             self._scheduler.update(step.batch, result.tokens)
+            for sequence, reason in self._grammar_steps.advance(step.batch, result.tokens):
+                self._scheduler.finish(sequence, reason)
             outputs, stopped = self._outputs.process(step.batch, result, time.monotonic())
             for sequence, reason, stop_reason in stopped:
                 self._scheduler.finish(sequence, reason, stop_reason)

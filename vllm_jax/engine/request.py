@@ -12,7 +12,9 @@ from vllm_jax.sampling.mask import TokenConstraints, prepare_constraints
 from vllm_jax.sampling.seeds import sequence_seed
 from vllm_jax.sampling_params import SamplingParams
 from vllm_jax.sequence import Sequence
-from vllm_jax.tokenizer.base import Tokenizer
+from vllm_jax.structured_output.compiler import GrammarCompiler
+from vllm_jax.structured_output.grammar import Grammar
+from vllm_jax.tokenizer.base import Tokenizer, WindowDecoding
 
 _SALT_LENGTH = 128
 _SALT_FORBIDDEN = "@/\\\0"
@@ -77,16 +79,22 @@ class PreparedParams:
     """Sampling parameters that have been held to the model; requests of one client may share them.
 
     ``others`` are those of a request's sequences beside the first: only the first scores the prompt, the
-    answer would be the same for all. ``constraints`` is what the sampler's token mask is made of.
+    answer would be the same for all. ``constraints`` is what the sampler's token mask is made of, and
+    ``grammar`` what the output must look like.
     """
 
     params: SamplingParams
     others: SamplingParams
     constraints: TokenConstraints | None
+    grammar: Grammar | None
 
 
-def prepare_params(params: SamplingParams, info: ModelInfo, tokenizer: Tokenizer | None) -> PreparedParams:
-    """Checks sampling parameters against the model. Takes long where there are many long ``bad_words``.
+def prepare_params(
+    params: SamplingParams, info: ModelInfo, tokenizer: Tokenizer | None, grammars: GrammarCompiler | None
+) -> PreparedParams:
+    """Checks sampling parameters against the model.
+
+    Takes long where there are many long ``bad_words`` or a structured output to compile.
 
     Raises:
         InvalidRequestError: they cannot be honoured; the text names the field.
@@ -96,19 +104,37 @@ def prepare_params(params: SamplingParams, info: ModelInfo, tokenizer: Tokenizer
         raise InvalidRequestError(
             "stop needs a tokenizer, and the engine was started with --skip-tokenizer-init.", "stop"
         )
-    if params.structured_output is not None:
-        name = params.structured_output.param
-        raise InvalidRequestError(f"{name} cannot be honoured: the engine has no grammars yet.", name)
     constraints = prepare_constraints(
         params,
         vocab_size=info.vocab_size,
         eos_token_ids=info.eos_token_ids,
         encode=None if tokenizer is None else partial(tokenizer.encode, add_special_tokens=False),
     )
+    grammar = _grammar(params, tokenizer, grammars)
     others = params
     if params.n > 1 and params.prompt_logprobs is not None:
         others = replace(params, prompt_logprobs=None)
-    return PreparedParams(params, others, constraints)
+    return PreparedParams(params, others, constraints, grammar)
+
+
+def _grammar(
+    params: SamplingParams, tokenizer: Tokenizer | None, grammars: GrammarCompiler | None
+) -> Grammar | None:
+    output = params.structured_output
+    if output is None:
+        return None
+    if tokenizer is None or grammars is None:
+        raise InvalidRequestError(
+            f"{output.param} needs a tokenizer, and the engine was started with --skip-tokenizer-init.",
+            output.param,
+        )
+    if isinstance(tokenizer.decoding, WindowDecoding) and tokenizer.decoding.clean_up is not None:
+        raise InvalidRequestError(
+            f"{output.param} cannot be honoured: this model's tokenizer takes spaces out of the text after "
+            "it was generated, so that its form cannot be promised.",
+            output.param,
+        )
+    return grammars.compile(output)
 
 
 def prepare_request(
@@ -122,6 +148,8 @@ def prepare_request(
     _validate(request, info)
     params = prepared.params
     seed = unseeded if params.seed is None else params.seed
+    eos_token_ids = frozenset() if params.ignore_eos else info.eos_token_ids
+    grammar, stops = prepared.grammar, frozenset(params.stop_token_ids)
     sequences = [
         Sequence(
             seq_id=f"{request.request_id}/{index}",
@@ -130,8 +158,9 @@ def prepare_request(
             prompt_token_ids=request.prompt_token_ids,
             params=params if index == 0 else prepared.others,
             seed=sequence_seed(seed, index),
-            eos_token_ids=frozenset() if params.ignore_eos else info.eos_token_ids,
+            eos_token_ids=eos_token_ids,
             token_constraints=prepared.constraints,
+            grammar=None if grammar is None else grammar.start(eos_token_ids, stops),
             priority=request.priority,
             cache_salt=request.cache_salt,
             arrival_time=request.arrival_time,

@@ -198,7 +198,7 @@ class ModelRunner:
         wanted += [self._score_program(tokens) for tokens in self.registry.mixed_tokens]
         wanted += [self._sampler_program("greedy", rows) for rows in self.registry.rows]
         for rows in self.registry.sampler_rows:
-            wanted += [self._sampler_program(variant, rows) for variant in ("random", "full")]
+            wanted += [self._sampler_program(variant, rows) for variant in ("random", "masked", "full")]
         wanted += [self._pad_program(rows) for rows in self.registry.rows if self._padded_rows(rows) != rows]
         wanted.append(
             Program(
@@ -304,9 +304,11 @@ class ModelRunner:
         def floats(n: int) -> jax.ShapeDtypeStruct:
             return self._array((n, rows), np.float32)
 
+        mask = self._array((rows, len(full_row(self.vocab_size))), np.uint32)
         variants: dict[str, tuple[Any, tuple[Any, ...]]] = {
             "greedy": (programs.sample_greedy, (ints(2),)),
             "random": (programs.sample_random, (ints(5), floats(3))),
+            "masked": (programs.sample_masked, (ints(5), floats(3), mask)),
             "full": (
                 partial(programs.sample_full, num_logprobs=self.num_logprobs),
                 (
@@ -314,7 +316,7 @@ class ModelRunner:
                     floats(6),
                     self._array((rows, MAX_LOGIT_BIAS), np.int32),
                     self._array((rows, MAX_LOGIT_BIAS), np.float32),
-                    self._array((rows, len(full_row(self.vocab_size))), np.uint32),
+                    mask,
                     self._array((rows, MAX_LOGPROB_TOKEN_IDS), np.int32),
                 ),
             ),

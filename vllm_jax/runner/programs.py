@@ -28,6 +28,7 @@ from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.sampling import sampler
 from vllm_jax.sampling.inputs import FullInputs, RandomInputs, SampledLogprobs
 from vllm_jax.sampling.logprobs import gather_logprobs
+from vllm_jax.sampling.processors import apply_mask
 
 _SCORE_CHUNK = 128
 
@@ -105,6 +106,14 @@ def sample_random(
 ) -> tuple[jax.Array, jax.Array]:
     """Temperature, top-p, min-p (``floats [3, S]``); ``ints [5, S]``: slot, position, top_k, seed words."""
     tokens = sampler.random(logits, _random_inputs(ints, floats))
+    return tokens, _remember(history, ints[0], ints[1], tokens)
+
+
+def sample_masked(
+    logits: jax.Array, history: jax.Array, ints: jax.Array, floats: jax.Array, allowed_mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`sample_random` over the tokens whose bit in ``allowed_mask [S, ceil(V / 32)]`` uint32 is set."""
+    tokens = sampler.random(apply_mask(logits, allowed_mask), _random_inputs(ints, floats))
     return tokens, _remember(history, ints[0], ints[1], tokens)
 
 

@@ -94,26 +94,23 @@ class StepInputBuilder:
         if variant == "greedy":
             return SamplerInputs(variant, num_rows, (np.stack([slots, positions]),))
         table = self._slots
+        ints = np.vstack([slots, positions, table.ints[:, slots]])
         if variant == "random":
-            ints = np.vstack([slots, positions, table.ints[:, slots]])
             return SamplerInputs(variant, num_rows, (ints, table.floats[:3, slots]))
+        allowed = self._allowed_mask(rows, num_rows)
+        if variant == "masked":
+            return SamplerInputs(variant, num_rows, (ints, table.floats[:3, slots], allowed))
         prompt_lens = np.zeros(num_rows, np.int32)
         counted = np.zeros(num_rows, np.int32)
-        allowed = np.tile(full_row(table.vocab_size), (num_rows, 1))
         for i, row in enumerate(rows):
-            seq = row.seq
-            prompt_lens[i] = seq.num_prompt_tokens
-            if row.samples and seq.params.uses_penalties:
+            prompt_lens[i] = row.seq.num_prompt_tokens
+            if row.samples and row.seq.params.uses_penalties:
                 counted[i] = positions[i]
-            if row.samples and seq.token_constraints is not None:
-                num_output = int(positions[i]) - seq.num_prompt_tokens
-                fill_row(allowed[i], seq.token_constraints, num_output, seq.output_token_ids)
-        ints = np.vstack([slots, positions, table.ints[:, slots], prompt_lens, counted])
         return SamplerInputs(
             variant,
             num_rows,
             (
-                ints,
+                np.vstack([ints, prompt_lens, counted]),
                 table.floats[:, slots],
                 table.bias_ids[slots],
                 table.bias_values[slots],
@@ -122,14 +119,33 @@ class StepInputBuilder:
             ),
         )
 
+    def _allowed_mask(self, rows: list[ScheduledSequence], num_rows: int) -> np.ndarray:
+        """``[num_rows, W]`` uint32: the tokens that each row may sample."""
+        allowed = np.tile(full_row(self._slots.vocab_size), (num_rows, 1))
+        for i, row in enumerate(rows):
+            seq = row.seq
+            if not row.samples:
+                continue
+            grammar = None if seq.grammar is None else seq.grammar.mask
+            if seq.token_constraints is not None:
+                num_output = row.start + row.num_tokens - seq.num_prompt_tokens
+                fill_row(allowed[i], seq.token_constraints, num_output, seq.output_token_ids, grammar)
+            elif grammar is not None:
+                allowed[i] = grammar
+        return allowed
+
 
 def _variant(rows: list[ScheduledSequence]) -> str:
     """The cheapest sampler program that honours every row."""
     variant = "greedy"
     for row in rows:
-        if row.samples and row.seq.params.needs_full_sampler:
+        if not row.samples:
+            continue
+        if row.seq.params.needs_full_sampler:
             return "full"
-        if row.samples and not row.seq.params.greedy:
+        if row.seq.grammar is not None:
+            variant = "masked"
+        elif variant == "greedy" and not row.seq.params.greedy:
             variant = "random"
     return variant
 

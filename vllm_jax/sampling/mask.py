@@ -1,11 +1,11 @@
 """Which tokens a sequence may sample next, as a row of packed bits, on the host.
 
-Covers ``allowed_token_ids``, ``bad_words`` and ``min_tokens``; a grammar ANDs its own bits into the same row.
+Covers ``allowed_token_ids``, ``bad_words`` and ``min_tokens``, on top of what a grammar allows.
 Bit ``i`` of uint32 word ``w`` stands for token ``32 w + i``; bits behind the vocabulary are 0.
 Knows token ids and NumPy. Does not know JAX or tokenizers: encoding comes in as a function.
 
-Where ``allowed_token_ids`` and the bans (``bad_words``, ``min_tokens``) leave nothing at some position, the
-bans give way there: something must be sampled. What is contradictory from the start is refused.
+Where ``allowed_token_ids`` or a grammar and the bans (``bad_words``, ``min_tokens``) leave nothing at some
+position, the bans give way there: something must be sampled. What is contradictory from the start is refused.
 """
 
 from __future__ import annotations
@@ -102,7 +102,11 @@ def prepare_constraints(
 
 
 def fill_row(
-    row: np.ndarray, constraints: TokenConstraints, num_output: int, output_token_ids: Sequence[int]
+    row: np.ndarray,
+    constraints: TokenConstraints,
+    num_output: int,
+    output_token_ids: Sequence[int],
+    grammar: np.ndarray | None = None,
 ) -> None:
     """Writes the mask for the next token into ``row`` (``[W]`` uint32, mutated).
 
@@ -111,13 +115,15 @@ def fill_row(
         constraints: The request's, from :func:`prepare_constraints`.
         num_output: Output tokens so far, those not read from the device yet included.
         output_token_ids: The output tokens; where there are ``bad_words`` it must hold all of them.
+        grammar: ``[W]`` uint32 that a grammar allows, instead of ``constraints.base``.
     """
-    row[:] = constraints.base
+    base = constraints.base if grammar is None else grammar
+    row[:] = base
     if banned := constraints.banned(num_output, output_token_ids):
         for token in banned:
             row[token >> 5] &= np.uint32(0xFFFFFFFF ^ (1 << (token & 31)))
         if not row.any():
-            row[:] = constraints.base
+            row[:] = base
 
 
 def _encode_bad_words(

@@ -1,0 +1,71 @@
+"""From a constraint to the one language that the grammar engine compiles: Lark, as llguidance reads it.
+
+Knows the syntaxes. Does not know tokens, and does not find out whether a grammar makes sense.
+
+Every grammar begins with ``no_forcing``: the engine would otherwise work out long stretches of text that
+have only one continuation, megabytes of them for ``(a{1000}){1000}``, and tokenize them at each step.
+"""
+
+from __future__ import annotations
+
+import json
+
+from llguidance import regex_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
+
+from vllm_jax.errors import InvalidRequestError
+from vllm_jax.structured_output.json_schema import compiler_schema
+from vllm_jax.structured_output_params import StructuredOutput
+
+_HEADER = '%llguidance {"no_forcing": true}\n'
+_MAX_GBNF_LENGTH = 1 << 15
+_ASCII_CLASSES = "dws"
+"""``\\d``, ``\\w`` and ``\\s`` mean what they mean with Python's re.ASCII: nobody who writes ``\\d`` wants
+Tibetan digits."""
+
+
+def lark_source(output: StructuredOutput) -> str:
+    """The Lark text of a constraint (``output.after`` is not part of it).
+
+    Raises:
+        InvalidRequestError: a schema that is too expensive, or a grammar in a syntax that is not supported.
+    """
+    if output.kind in ("json_schema", "json_object"):
+        return f"{_HEADER}start: %json {compiler_schema(output)}"
+    if output.regex is not None:
+        return f"{_HEADER}start: /{regex_to_lark(output.regex, _ASCII_CLASSES)}/"
+    if output.choice is not None:
+        return f"{_HEADER}start: " + " | ".join(
+            json.dumps(text, ensure_ascii=False) for text in output.choice
+        )
+    if output.grammar is not None:
+        return _HEADER + _grammar(output.grammar, output.param)
+    raise InvalidRequestError(f"{output.param}: structural_tag is not supported", output.param)
+
+
+def _grammar(text: str, param: str) -> str:
+    if not is_lark_syntax(text):
+        if "::=" not in text:
+            raise InvalidRequestError(
+                f"{param}: the grammar is neither Lark (a rule 'start: ...') nor GBNF (rules 'root ::= ...')",
+                param,
+            )
+        if len(text) > _MAX_GBNF_LENGTH:
+            raise InvalidRequestError(
+                f"{param}: a GBNF grammar must have at most {_MAX_GBNF_LENGTH} characters, got {len(text)}",
+                param,
+            )
+        try:
+            text = gbnf_to_lark(text)
+        except Exception as error:  # the converter raises whatever comes up, RecursionError included
+            raise InvalidRequestError(
+                f"{param}: the GBNF grammar cannot be read: {str(error)[:200] or type(error).__name__}", param
+            ) from None
+    # Schemas inside a grammar are out of reach of compiler_schema.
+    if "%json" in text and ("multipleOf" in text or "\\u" in text):
+        raise InvalidRequestError(
+            f"{param}: a grammar with %json must not use multipleOf or \\u escapes", param
+        )
+    if "%llguidance" in text.replace("%llguidance {}", ""):
+        raise InvalidRequestError(f"{param}: a grammar must not set %llguidance options", param)
+    return text
