@@ -8,10 +8,12 @@ from vllm_jax.sampling_params import SamplingParams
 from vllm_jax.structured_output_params import StructuredOutput
 
 if TYPE_CHECKING:
+    from vllm_jax.engine.beam_search import BeamSearchParams
     from vllm_jax.llm import LLM, TextPrompt, TokensPrompt
 
 __all__ = [
     "LLM",
+    "BeamSearchParams",
     "CompletionOutput",
     "Logprob",
     "RequestOutput",
@@ -29,4 +31,8 @@ def __getattr__(name: str) -> Any:
         from vllm_jax import llm
 
         return getattr(llm, name)
+    if name == "BeamSearchParams":
+        from vllm_jax.engine import beam_search
+
+        return beam_search.BeamSearchParams
     raise AttributeError(f"module 'vllm_jax' has no attribute {name!r}")

@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import Metric
 from tqdm.auto import tqdm
 
 from vllm_jax.config import EngineConfig
+from vllm_jax.engine.beam_search import BeamSearch, BeamSearchParams
 from vllm_jax.engine.info import ModelInfo
 from vllm_jax.engine.loading import load_engine
 from vllm_jax.engine.request import Request
@@ -60,7 +61,6 @@ _COMPATIBLE_SETTINGS: Mapping[str, tuple[object, ...]] = {
 
 _EMBEDDING = "only text generation is supported"
 _NOT_SUPPORTED: Mapping[str, str] = {
-    "beam_search": "beam search is not supported yet",
     "embed": _EMBEDDING,
     "encode": _EMBEDDING,
     "classify": _EMBEDDING,
@@ -224,6 +224,54 @@ class LLM:
             for p in self._one_each(sampling_params, len(prompts))
         ]
         return self.generate(prompts, params, use_tqdm=use_tqdm, lora_request=lora_request)
+
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, *, use_tqdm: bool = True
+    ) -> list[RequestOutput]:
+        """Completes every prompt with its ``params.beam_width`` best continuations.
+
+        Returns:
+            one finished output a prompt, in order; its ``outputs`` are the beams, best first.
+
+        Raises:
+            InvalidRequestError: a prompt or parameter cannot be honoured; then nothing has been run.
+        """
+        many = [prompts] if isinstance(prompts, str | Mapping) else _list("prompts", prompts)
+        requests = [self._request(prompt, SamplingParams(), 0) for prompt in many]
+        info = self.info
+        searches = []
+        for request in requests:
+            self._engine.prepare(request)
+            room = info.max_model_len - len(request.prompt_token_ids)
+            limit = room if params.max_tokens is None else min(params.max_tokens, room)
+            searches.append(BeamSearch(params, info.eos_token_ids, limit))
+        with tqdm(total=len(requests), desc="Searching", disable=not use_tqdm) as bar:
+            while open_ones := [i for i, search in enumerate(searches) if not search.done]:
+                steps = [
+                    replace(
+                        requests[i],
+                        request_id=str(next(self._ids)),
+                        prompt_token_ids=[*requests[i].prompt_token_ids, *beam.tokens],
+                        params=searches[i].step_params(),
+                    )
+                    for i in open_ones
+                    for beam in searches[i].running
+                ]
+                found = (output.outputs[0] for output in self._run(steps, use_tqdm=False))
+                for i in open_ones:
+                    count = len(searches[i].running)
+                    searches[i].step([(next(found).logprobs or [{}])[0] for _ in range(count)])
+                    bar.update(searches[i].done)
+        return [
+            RequestOutput(
+                request.request_id,
+                request.prompt,
+                request.prompt_token_ids,
+                search.outputs(request.prompt_token_ids, self._engine.tokenizer, logprobs=True),
+                finished=True,
+            )
+            for request, search in zip(requests, searches, strict=True)
+        ]
 
     def get_metrics(self) -> list[Metric]:
         """The engine's Prometheus metric families, with their samples."""

@@ -60,6 +60,9 @@ class GenerationRequest(StructuredRequest):
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] | None = None
 
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+
     priority: int | None = None
     request_id: str | None = None
     cache_salt: str | None = None

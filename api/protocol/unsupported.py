@@ -42,12 +42,10 @@ REFUSED: dict[str, Refusal] = {
     "functions": Refusal(_TOOLS, lambda value, body: body.get("function_call") == "none"),
     "function_call": Refusal(_TOOLS, lambda value, body: value == "none"),
     "structural_tag": Refusal("Structural tags are not supported; tools with tool_choice may serve."),
-    "use_beam_search": Refusal("Beam search is not supported by this version of the server.", _false),
     "best_of": Refusal(
         "best_of other than n is not supported: all n sequences are returned, none is ranked away.",
         lambda value, body: value == body.get("n", 1),
     ),
-    "length_penalty": Refusal("Beam search is not supported.", lambda value, body: value == 1),
     "suffix": Refusal("Filling in the middle is not supported.", lambda value, body: value == ""),
     "prompt_embeds": Refusal("Prompt embeddings are not supported; send text or token ids."),
     "audio": Refusal("This server answers with text only."),

@@ -13,6 +13,7 @@ from api.errors import ApiError, bad_request
 from api.log_context import log_as
 from api.protocol.generation import GenerationRequest
 from api.server_config import ApiConfig, ServerConfig
+from api.serving.beam_search import BeamSearchStream
 from api.serving.bounded_threads import BoundedThreads
 from api.serving.model_names import ServedModels
 from api.serving.prompts import Prompt, PromptMaker
@@ -78,6 +79,11 @@ class ServerContext:
         """
         log_as(request_id)
         priority = choose_priority(request, body.priority)
+        if body.use_beam_search:
+            return [
+                BeamSearchStream(self.engine, request_id, prompt, body, params, priority=priority)
+                for prompt in prompts
+            ]
         prepared = await self._prepare(params)
         streams: list[Deltas] = []
         try:

@@ -13,6 +13,7 @@ from api.errors import bad_request
 from api.protocol.chat import ChatCompletionRequest
 from api.protocol.completions import CompletionRequest
 from api.protocol.generation import GenerationRequest
+from api.serving.beam_search import check_beam_search
 from api.serving.structured import structured_output
 from vllm_jax.engine.info import ModelInfo
 from vllm_jax.sampling_params import SamplingParams
@@ -102,6 +103,9 @@ def _params(
     values |= {**given, **chosen, "structured_output": structured_output(body)}
     if max_tokens is not None:
         values["max_tokens"] = max_tokens
+    check_beam_search(body)
+    if body.use_beam_search:
+        values["temperature"] = 1.0  # has no effect there, and 0 would refuse n above 1
     return SamplingParams(**values)
 
 

@@ -318,7 +318,6 @@ def test_seed_out_of_range_says_which_end(client: TestClient, seed: int, text: s
         ("tool_choice", {"tool_choice": "required"}),
         ("functions", {"functions": [{"name": "f"}]}),
         ("structural_tag", {"structural_tag": {}}),
-        ("use_beam_search", {"use_beam_search": True}),
         ("audio", {"audio": {"voice": "x"}}),
         ("modalities", {"modalities": ["text", "audio"]}),
         ("thinking_token_budget", {"thinking_token_budget": 5}),
