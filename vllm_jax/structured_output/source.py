@@ -8,8 +8,6 @@ have only one continuation, megabytes of them for ``(a{1000}){1000}``, and token
 
 from __future__ import annotations
 
-import json
-
 from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
 
@@ -35,12 +33,15 @@ def lark_source(output: StructuredOutput) -> str:
     if output.regex is not None:
         return f"{_HEADER}start: /{regex_to_lark(output.regex, _ASCII_CLASSES)}/"
     if output.choice is not None:
-        return f"{_HEADER}start: " + " | ".join(
-            json.dumps(text, ensure_ascii=False) for text in output.choice
-        )
+        return f"{_HEADER}start: /{'|'.join(map(_literal, output.choice))}/"
     if output.grammar is not None:
         return _HEADER + _grammar(output.grammar, output.param)
     raise InvalidRequestError(f"{output.param}: structural_tag is not supported", output.param)
+
+
+def _literal(text: str) -> str:
+    """An expression for ``text``. One automaton of all choices is far faster than one string for each."""
+    return "".join(c if c.isalnum() or not c.isascii() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _grammar(text: str, param: str) -> str:
