@@ -80,6 +80,8 @@ class ServerContext:
         log_as(request_id)
         priority = choose_priority(request, body.priority)
         if body.use_beam_search:
+            for prompt in prompts:
+                self._log_request(request_id, prompt, params)
             return [
                 BeamSearchStream(self.engine, request_id, prompt, body, params, priority=priority)
                 for prompt in prompts
