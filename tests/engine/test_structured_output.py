@@ -106,7 +106,7 @@ SCHEMAS = st.recursive(
 ).map(lambda schema: {**schema, "$defs": {"leaf": {"type": "string", "enum": ["leaf", "feuille"]}}})
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(st.lists(SCHEMAS, min_size=4, max_size=4), st.booleans(), st.integers(0, 2**32))
 def test_whatever_the_schema_finished_output_validates(
     llm: LLM, schemas: list[dict[str, Any]], flexible: bool, seed: int
@@ -208,7 +208,7 @@ def test_a_seed_decides_whatever_runs_beside(llm: LLM) -> None:
 def test_preemption_and_prefix_hits_change_nothing(llm: LLM, mpt_checkpoint: Path) -> None:
     params = [replace(structured(60, regex=r"[a-z]{2}( [a-z]{2}){18}"), seed=i) for i in range(8)]
     expected = [o.token_ids for o in complete(llm, params)]
-    tight = small(mpt_checkpoint, num_gpu_blocks_override=14, enable_prefix_caching=False)
+    tight = small(mpt_checkpoint, num_gpu_blocks_override=16, enable_prefix_caching=False)
     outputs = tight.generate([PROMPTS[i % 4] for i in range(8)], params, use_tqdm=False)
     assert sum(o.metrics.num_preemptions for o in outputs if o.metrics) > 0
     assert [c.token_ids for o in outputs for c in o.outputs] == expected
