@@ -46,6 +46,8 @@ def structured_output(body: StructuredRequest) -> StructuredOutput | None:
     [(param, fields)] = asked.items()
     if param.startswith("guided_") and body.guided_whitespace_pattern is not None:
         fields["whitespace_pattern"] = body.guided_whitespace_pattern
+    if fields.get("whitespace_pattern") == "":
+        fields |= {"whitespace_pattern": None, "whitespace_flexible": False}
     if fields.get("choice") is not None:
         fields["choice"] = tuple(fields["choice"])
     return StructuredOutput(**fields, param=param)
