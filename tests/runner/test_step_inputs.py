@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,33 @@ def test_the_cheapest_sampler_that_honours_every_row(builder) -> None:
     assert variant(GREEDY, warm) == ("random", 8)
     assert variant(warm) == ("random", 1)
     assert variant(GREEDY, warm, biased) == ("full", 8)
+
+
+def test_a_grammar_brings_its_mask_and_only_where_it_samples(builder) -> None:
+    def held(allowed: int, slot: int, count: int = 1, **values) -> ScheduledSequence:
+        one = row([1, 2], start=0, count=count, slot=slot, blocks=[slot], params=SamplingParams(**values))
+        one.seq.grammar = SimpleNamespace(mask=np.array([allowed, 0], np.uint32))
+        constraints = prepare_constraints(
+            one.seq.params, vocab_size=VOCAB, eos_token_ids={4}, encode=lambda text: [3]
+        )
+        one.seq.token_constraints = constraints
+        return one
+
+    free = row([1], start=0, count=1, slot=0, blocks=[0], params=GREEDY)
+    inputs, _ = fields(builder, [free, held(0b11000, 1, 2), held(0b100, 2)])
+    assert (inputs.sampler.variant, inputs.sampler.num_rows) == ("masked", 8)
+    _, _, allowed = inputs.sampler.arguments
+    everything = [0xFFFFFFFF, (1 << VOCAB - 32) - 1]
+    assert allowed.tolist()[:4] == [everything, [0b11000, 0], everything, everything]
+
+    # EOS (4) is banned before min_tokens, and so is a bad word (3), while anything else is left.
+    rows = [
+        held(0b11010, 0, 2, min_tokens=3),
+        held(0b11000, 1, 2, min_tokens=3, bad_words=["x"]),
+    ]
+    inputs, _ = fields(builder, rows)
+    assert inputs.sampler.variant == "full"
+    assert inputs.sampler.arguments[4].tolist()[:2] == [[0b01010, 0], [0b11000, 0]]
 
 
 def test_settings_are_those_of_the_slots_sequence(builder) -> None:
