@@ -415,9 +415,10 @@ def markdown(
         rows.append(f"{ours.name} / {peer.name}: {', '.join(ratios)}.")
     versions = ", ".join(f"{peer.name} {peer.version}" for peer in peers)
     date = datetime.date.today().isoformat()
+    repeats = min(map(len, ours.runs.values()))
     rows += [
         "",
-        f"{args.model.name}, {dtype}, {date}: median of {args.repeats} (smallest - largest), in turn. "
+        f"{args.model.name}, {dtype}, {date}: median of {repeats} (smallest - largest), in turn. "
         f"Weights {sizes[0] / 1e6:.0f} MB, {sizes[1] / 1e6:.0f} MB read a token; this machine reads "
         f"{ceilings['read_gbs']:.0f} GB/s and multiplies at {ceilings['f32_gflops']:.0f} (f32) and "
         f"{ceilings['bf16_gflops']:.0f} (bf16) GFLOP/s on {ceilings['cores']:.0f} cores. {versions}.",
@@ -452,7 +453,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=16, help="llama.cpp's parallel slots")
     parser.add_argument("--max-model-len", type=int, default=1024, help="longest sequence, for every server")
     parser.add_argument("--seed", type=int, default=None, help="of the texts; by default new ones")
-    parser.add_argument("--logs", type=Path, default=Path("/tmp"), help="where the servers' logs go")
+    parser.add_argument("--logs", type=Path, default=Path("."), help="directory for the servers' logs")
     parser.add_argument("--markdown", type=Path, help="append the table to this file")
     parser.add_argument("--json", type=Path, help="write every figure")
     args = parser.parse_args()
@@ -479,26 +480,42 @@ def main() -> None:
         for peer in peers[1:]:
             share = agreement(peers[0].fixed_text, peer.fixed_text)
             print(f"{peer.name:>18} greedy text agrees with {peers[0].name} for {share:.0%} of its length")
-        for repeat in range(1, args.repeats + 1):
-            for load in args.loads:
-                items = LOADS[load].items(texts, seed + 1000 * repeat)
-                turn = repeat % len(peers)
-                for peer in peers[turn:] + peers[:turn]:
-                    wait_until_idle(peers)
-                    turns.append(measure(peer, peers, load, items))
+        try:
+            for repeat in range(1, args.repeats + 1):
+                for load in args.loads:
+                    items = LOADS[load].items(texts, seed + 1000 * repeat)
+                    turn = repeat % len(peers)
+                    for peer in peers[turn:] + peers[:turn]:
+                        wait_until_idle(peers)
+                        turns.append(measure(peer, peers, load, items))
+        finally:  # whoever stops it early gets what has been measured
+            if all(load in peer.runs for load in args.loads for peer in peers):
+                report(args, peers, ceilings, dtype, sizes, seed, turns)
+
+
+def report(
+    args: argparse.Namespace,
+    peers: list[Peer],
+    ceilings: dict[str, float],
+    dtype: str,
+    sizes: tuple[int, int],
+    seed: int,
+    turns: list[Turn],
+) -> None:
+    """Writes what was asked for, and prints the table."""
     if args.json:
         content = {
             "ceilings": ceilings,
             "seed": seed,
             "peers": [
                 {"name": p.name, "version": p.version, "ready_s": p.ready_s, "first_token_s": p.first_token_s}
-                | {"peak_rss": p.peak_rss, "command": p.command, "env": p.env, "error": p.error}
+                | {"peak_rss": p.peak_rss, "command": p.command, "env": p.env}
                 for p in peers
             ],
             "turns": [dataclasses.asdict(turn) for turn in turns],
         }
         args.json.write_text(json.dumps(content, indent=1))
-    if set(args.loads) == set(LOADS) and peers:
+    if set(args.loads) == set(LOADS):
         table = markdown(args, peers, ceilings, dtype, sizes)
         print("\n" + table)
         if args.markdown:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from api.bench.client import Measurement
@@ -18,7 +19,7 @@ from vllm_jax.errors import ConfigError
 
 def print_summary(console: Console, summary: Summary, shown: Sequence[str], title: str) -> None:
     """A table of the throughputs, one of the latencies, and whatever is not in order."""
-    console.print(title, style="bold", highlight=False)
+    console.print(title, style="bold", highlight=False, markup=False)
     totals = Table(show_header=False, box=None)
     totals.add_column()
     totals.add_column(justify="right")
@@ -53,7 +54,7 @@ def print_summary(console: Console, summary: Summary, shown: Sequence[str], titl
     for complaint in summary.counts.complaints:
         console.print(f"[yellow]warning:[/yellow] {complaint}", highlight=False)
     for error in summary.errors:
-        console.print("[red]failed:[/red]", error, highlight=False, markup=True)
+        console.print(f"[red]failed:[/red] {escape(error)}", highlight=False)
 
 
 def write_json(
