@@ -312,8 +312,9 @@ def draw(path: Path, results: list[Figures], title: str) -> None:
             first.plot(rates, [f.ttft_p50 * 1e3 for f in chosen], "o-", color=f"C{color}", ms=3, label=chip)
             first.plot(rates, [f.ttft_p99 * 1e3 for f in chosen], "--", color=f"C{color}")
             memory.plot(rates, [f.kv_peak * 100 for f in chosen], "o-", color=f"C{color}", ms=3, label=chip)
-        low, high = done.get_xlim()
-        done.axline((max(1, low), max(1, low)), (high, high), color="0.7", lw=1, zorder=0)
+        rates = [f.rate for f in results if f.load == load]
+        ends = [min(rates), max(rates)]
+        done.plot(ends, ends, color="0.7", lw=1, zorder=0)
         done.set(xscale="log", yscale="log", ylabel="requests answered a second", title=load)
         first.set(xscale="log", yscale="log", ylabel="TTFT (ms): p50, p99 dashed")
         memory.set(xscale="log", ylabel="KV cache in use, peak (%)", ylim=(0, 105))
