@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
 
 from api.auth import OPEN_PATHS, ApiKeyMiddleware
 from api.errors import install_handlers
@@ -34,7 +35,8 @@ def create_app(context: ServerContext) -> FastAPI:
     """The application that serves ``context``; it starts and stops nothing."""
     http = context.config.http
     docs = not http.disable_fastapi_docs
-    app = FastAPI(
+    # The offline kind brings the scripts of /docs and /redoc along; without docs it would refuse to start.
+    app = (FastAPIOffline if docs else FastAPI)(
         title="vllm-jax",
         version=__version__,
         description=DESCRIPTION,

@@ -130,7 +130,7 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--fingerprint-mode": _value("system_fingerprint is the server's version", "full"),
     "--enable-per-request-metrics": _switch("metrics are at /metrics"),
     "--enable-ssl-refresh": _switch("certificates are read once"),
-    "--enable-offline-docs": _switch("/docs loads its page from the network"),
+    "--enable-offline-docs": _switch("/docs never loads anything from the network"),
 }
 """vLLM's flags without a setting of their own here."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,10 @@ def test_schema_declares_bodies_and_can_be_switched_off(client: TestClient, make
     fields = schema["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]]["properties"]
     assert {"messages", "temperature", "stream", "top_logprobs"} <= set(fields)
     assert "422" not in schema["paths"]["/v1/chat/completions"]["post"]["responses"]
-    assert client.get("/docs").status_code == 200
+    page = client.get("/docs")
+    assert page.status_code == 200
+    sources = re.findall(r"""(?:src|href)="([^"]+)""", page.text)
+    assert sources and all(source.startswith("/") for source in sources), "nothing comes from elsewhere"
+    assert all(client.get(source).status_code == 200 for source in sources)
     closed = make_client(http={"disable_fastapi_docs": True})
     assert [closed.get(path).status_code for path in ("/docs", "/redoc", "/openapi.json")] == [404] * 3
