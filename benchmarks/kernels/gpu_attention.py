@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,12 +28,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.roofline import RUNS, commit, copy_bandwidth, matmul_rate, milliseconds, repeated, seconds
 from vllm_jax.kernels import reference
 from vllm_jax.kernels.attention import kv_pages_shape
 from vllm_jax.kernels.gpu.attention import PAGE_SIZE, paged_attention
 from vllm_jax.kernels.metadata import AttentionMetadata
 
-RUNS = 7
 CHECKED_TOKENS = 8
 """Query tokens of a row that are compared with the reference, which gathers the whole context for each."""
 TOLERANCE = 2e-2
@@ -176,39 +175,9 @@ def largest_error(case: Case, inputs: Inputs, out: jax.Array, pages: jax.Array) 
     return max(errors)
 
 
-def seconds(function: Callable[..., Any], *arguments: Any, repeats: int) -> float:
-    """Median time of one of the ``repeats`` operations in ``function``; its first run is not counted."""
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(RUNS):
-        started = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - started)
-    return statistics.median(times) / repeats
-
-
-def repeated(step: Callable[..., Any], repeats: int, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
-    """``(x, *rest)`` -> x after ``x = step(x, *rest)``, repeated: each needs the last, none is left out."""
-    return jax.jit(
-        lambda x, *rest: jax.lax.fori_loop(0, repeats, lambda _, x: step(x, *rest), x), donate_argnums=donate
-    )
-
-
 def repeats_for(case: Case) -> int:
     """Operations a run: about a hundredth of a second at 2 TB/s and 200 TFLOP/s."""
     return int(min(max(0.01 / max(case.bytes / 2e12, case.flops / 2e14), 2), 200))
-
-
-def copy_bandwidth(gigabytes: float = 4.0) -> float:
-    """Bytes a second, read and written both counted."""
-    array = jnp.zeros(int(gigabytes * 2**30) // 4, jnp.int32)
-    return 2 * array.nbytes / seconds(repeated(lambda x: x + 1, 8), array, repeats=8)
-
-
-def matmul_rate(size: int = 8192) -> float:
-    """FLOPs a second of a square bfloat16 product of random numbers."""
-    a = jax.random.normal(jax.random.key(1), (size, size), jnp.bfloat16) / size**0.5
-    return 2 * size**3 / seconds(repeated(jnp.matmul, 8), a, a, repeats=8)
 
 
 def our_time(case: Case, inputs: Inputs) -> float:
@@ -336,10 +305,6 @@ def attempt(run: Callable[[], float]) -> float | str:
         return type(error).__name__
 
 
-def milliseconds(value: float | str | None) -> str:
-    return f"{value * 1e3:.3f}" if isinstance(value, float) else str(value)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="small shapes")
@@ -348,10 +313,7 @@ def main() -> None:
     wanted = [case for case in cases(options.tiny) if options.only in case.name]
     device = jax.devices()[0]
     on_gpu = device.platform == "gpu"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    print(f"device {device.device_kind}, jax {jax.__version__}, commit {commit.stdout.strip() or 'unknown'}")
+    print(f"device {device.device_kind}, jax {jax.__version__}, commit {commit()}")
     bandwidth = rate = None
     if on_gpu:
         bandwidth, rate = copy_bandwidth(), matmul_rate()

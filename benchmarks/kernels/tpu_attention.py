@@ -1,29 +1,37 @@
-"""What the TPU attention kernels must move and compute, and what the TPU compiler thinks of them.
+"""What the TPU attention kernels must move and compute, and what the TPU compiler makes of them.
 
     python benchmarks/kernels/tpu_attention.py                # bytes, FLOPs and roofline time: runs anywhere
-    python benchmarks/kernels/tpu_attention.py --cycles       # and compiler-estimated cycles: needs libtpu
+    python benchmarks/kernels/tpu_attention.py --cycles       # and scheduled cycles: needs libtpu, and no TPU
 
-The cycles are the compiler's static estimate for *twins* of the kernels: the same body with constant trip
-counts and without its copies, because the estimator follows neither loops that depend on data nor our
-copies. They tell how much arithmetic and loading surrounds the memory traffic; they are no speed. Our twin
-covers a few grid steps, and is multiplied up to the shape. JAX's own ``ragged_paged_attention`` gets the
-same treatment at the same shapes and pages, with the block sizes of its own tuning table. It has no ALiBi
-and does not write the new tokens; ours does.
+Cycles are counted in the program the compiler finally schedules: its bundles (one a cycle), each as often as
+the loops around it turn. Those trip counts follow from the shape, for our kernel as for JAX's own
+``ragged_paged_attention`` (block sizes from its own tuning table, all sequences of the shape in both). Both
+are the kernels as they run: no loop is unrolled for the occasion, no copy left out. What is not in the count,
+for either: waiting for memory. It says how much arithmetic, loading and control surrounds the memory traffic;
+it is no speed.
+
+What is not alike: ours writes the new tokens in decode; JAX's kernel writes nothing and has no ALiBi.
+Straight code under a condition counts as run in both. A context ends anywhere in its last page: ours then
+clears the rest of the page in VMEM, and the mean of that is counted for every sequence. "around" is the
+compiler's estimate for XLA's operations beside the kernel, a layer (of two layers less one): ours lays out
+queries and new tokens there.
 """
 
 from __future__ import annotations
 
 import argparse
-import glob
 import importlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -33,6 +41,11 @@ CHIPS = {
     "v6e": (1638e9, 918e12),
     "v5p": (2765e9, 459e12),
 }
+DEVICE_NAMES = {"v5e": "TPU v5", "v6e": "TPU v6", "v5p": "TPU v5p"}
+"""As JAX's tuning table calls them."""
+NUM_PAGES = 4096
+"""Of a layer: so many that XLA cannot take them into VMEM."""
+KERNELS = ("plain", "alibi", "jax")
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,11 @@ class Shape:
     sequences: int
 
     @property
+    def tokens(self) -> int:
+        """Query tokens."""
+        return self.sequences * (self.context if self.kind == "prefill" else 1)
+
+    @property
     def kv_bytes(self) -> int:
         """Keys and values read at least once, in bfloat16."""
         return 4 * self.kv_heads * self.head_dim * self.context * self.sequences
@@ -55,8 +73,7 @@ class Shape:
     @property
     def moved_bytes(self) -> int:
         """Keys and values, queries and results."""
-        tokens = self.sequences * (self.context if self.kind == "prefill" else 1)
-        return self.kv_bytes + 4 * tokens * self.heads * self.head_dim
+        return self.kv_bytes + 4 * self.tokens * self.heads * self.head_dim
 
     @property
     def flops(self) -> int:
@@ -69,7 +86,6 @@ class Shape:
         return f"{self.kind} {heads} page {self.page}, {self.sequences} x {self.context}"
 
 
-MOST_BLOCKS = 12
 SHAPES = [
     Shape("decode", 32, 32, 128, 64, 1024, 16),
     Shape("decode", 32, 8, 128, 64, 1024, 16),
@@ -88,132 +104,100 @@ def roofline_microseconds(shape: Shape, chip: str) -> tuple[float, str]:
     return max(memory, compute) * 1e6, "memory" if memory > compute else "compute"
 
 
-class _Module:
-    """A module with some names replaced."""
+@dataclass(frozen=True)
+class Program:
+    """A call to compile, of one or several layers, and how often its kernel's loops turn.
 
-    def __init__(self, module, **replaced):
-        self._module, self._replaced = module, replaced
+    Attributes:
+        layer: ``(pages, *arguments) -> (out [T, H, D], pages)``.
+        arguments: queries ``[T, H, D]``, then the others, by shape.
+        pages: one layer's, by shape.
+        kernel: the kernel's name begins with this.
+        trips: of its loops without a constant count, in their order; for one turn of what is around.
+        once: the part of the steps that does what belongs to the first.
+    """
 
-    def __getattr__(self, name):
-        return self._replaced[name] if name in self._replaced else getattr(self._module, name)
-
-
-def _constant_loops(jax, trips: dict[str, int]) -> _Module:
-    """``jax.lax`` whose loops run ``trips[name of their body or condition]`` times; others stay."""
-
-    def fori_loop(lower, upper, body, init):
-        if body.__name__ == "one_tile":  # straight-line: the estimator takes minutes for nested loops
-            for index in range(lower, upper):
-                init = body(index, init)
-            return init
-        if body.__name__ not in trips:
-            return jax.lax.fori_loop(lower, upper, body, init)
-        return jax.lax.fori_loop(0, trips[body.__name__], lambda i, carry: body(lower + i, carry), init)
-
-    def while_loop(condition, body, init):
-        return jax.lax.fori_loop(0, trips[condition.__name__], lambda _, carry: body(carry), init)
-
-    return _Module(jax.lax, fori_loop=fori_loop, while_loop=while_loop)
+    layer: Any
+    arguments: Sequence[Any]
+    pages: Any
+    kernel: str
+    trips: Sequence[float]
+    once: float = 1.0
 
 
-def _without_copies() -> None:
-    pltpu = importlib.import_module("jax.experimental.pallas.tpu")
-    nothing = SimpleNamespace(start=lambda: None, wait=lambda: None)
-    pltpu.make_async_copy = lambda *_: nothing
-
-
-def _our_twin(shape: Shape, chip_info, alibi: bool):
-    """``(function, arguments, share)`` of our kernel, every loop constant; ``share`` twins make the shape."""
+def our_program(shape: Shape, chip: str, alibi: bool) -> Program:
+    """Ours: loops over steps, pages of the first copy, pairs, blocks, pages twice, groups to clear."""
     import jax
     import jax.numpy as jnp
+    import tpu_compiler
 
-    from vllm_jax.kernels.tpu import blocks, kernel, layout, plan
+    from vllm_jax.kernels.metadata import AttentionMetadata
+    from vllm_jax.kernels.tpu import attention, blocks, layout
 
     decode = shape.kind == "decode"
-    group = shape.heads // shape.kv_heads
-    units = layout.HeadUnits.with_rows(shape.kv_heads, group, shape.head_dim, 8 if decode else 1)
-    pages_per_seq = shape.context // shape.page
     bf16 = jnp.dtype(jnp.bfloat16)
-    tokens = 1 if decode else shape.context
-    sizes = blocks.choose(chip_info, units, shape.page, bf16, bf16, tokens, pages_per_seq)
-    call = kernel.AttentionCall(
-        units, sizes, shape.page, pages_per_seq, shape.head_dim**-0.5, 1.0, None, None, writes=decode
-    )
-    kv_blocks = -(-shape.context // sizes.kv_tokens)
-    all_steps = shape.sequences
-    if not decode:  # the causal half: the mean number of blocks a query block visits, rounded up
-        all_steps = shape.context // sizes.q_tokens
-        visited = [-(-(i + 1) * sizes.q_tokens // sizes.kv_tokens) for i in range(all_steps)]
-        kv_blocks = -(-sum(visited) // all_steps)
-    # The estimator takes long over many blocks: a few steps stand for all of them.
-    steps = max(1, MOST_BLOCKS // kv_blocks) if decode else 1
-    trips = {"attend_pair": 1, "attend_block": kv_blocks, "one_page": sizes.kv_tokens // shape.page}
-    trips["one_group"] = 1  # of the last page's tail
-    kernel.jax = _Module(jax, lax=_constant_loops(jax, trips))
-    kernel.jnp = _Module(jnp, maximum=lambda a, b: max(a, b) if isinstance(a, int) else jnp.maximum(a, b))
-    rows = units.num_rows(sizes.q_tokens)
+    pages_per_seq = shape.context // shape.page
+    rows = attention.DECODE_ROWS if decode else 1
+    units = layout.HeadUnits.with_rows(shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim, rows)
+    with jax.sharding.use_abstract_mesh(tpu_compiler.mesh(chip).abstract_mesh):
+        limits = blocks.current_chip()
+    sizes = blocks.choose(limits, units, shape.page, bf16, bf16, 1 if decode else shape.tokens, pages_per_seq)
 
-    def function(q, pages, table, new, slopes, first, *pairs):
-        return kernel.attend(
-            call,
-            plan.Pairs(first, *pairs),
-            steps,
-            table,
+    def layer(pages, q, kv, table, kv_lens, cu_q_lens, slopes):
+        return attention.paged_attention(
             q,
+            kv,
+            kv,
             pages,
-            slopes=slopes if alibi else None,
-            sinks=None,
-            new=new if decode else None,
-            interpret=False,
+            AttentionMetadata(table, kv_lens, cu_q_lens, decode, "tpu"),
+            scale=shape.head_dim**-0.5,
+            alibi_slopes=slopes if alibi else None,
         )
 
-    def array(dtype, *dims):
-        return jax.ShapeDtypeStruct(dims, dtype)
+    per_block = sizes.kv_tokens // shape.page
+    if decode:
+        steps, seen = shape.sequences, [shape.context] * shape.sequences
+    else:
+        steps = shape.tokens // sizes.q_tokens
+        seen = [(step + 1) * sizes.q_tokens for step in range(steps)]
+    kv_blocks = sum(-(-keys // sizes.kv_tokens) for keys in seen) / steps
+    pages = sum(-(-keys // shape.page) for keys in seen) / steps / kv_blocks
+    group = blocks.write_group(bf16, shape.page)
+    clear = sum(-(-(shape.page - end) // group) for end in range(1, shape.page)) / shape.page / kv_blocks
+    return Program(
+        layer,
+        [
+            jax.ShapeDtypeStruct((shape.tokens, shape.heads, shape.head_dim), bf16),
+            jax.ShapeDtypeStruct((shape.tokens, shape.kv_heads, shape.head_dim), bf16),
+            jax.ShapeDtypeStruct((shape.sequences, pages_per_seq), jnp.int32),
+            jax.ShapeDtypeStruct((shape.sequences,), jnp.int32),
+            jax.ShapeDtypeStruct((shape.sequences + 1,), jnp.int32),
+            jax.ShapeDtypeStruct((shape.heads,), jnp.float32),
+        ],
+        jax.ShapeDtypeStruct(layout.pages_shape(NUM_PAGES, shape.page, shape.kv_heads, shape.head_dim), bf16),
+        "paged_decode" if decode else "paged_prefill",
+        [steps, min(per_block, pages_per_seq) / steps, 1, kv_blocks, pages, pages, clear],
+        1 / steps,
+    )
 
-    arguments = [
-        array(bf16, steps, units.num_units, rows, units.keys.num_tiles * 128),
-        array(bf16, *layout.pages_shape(64, shape.page, shape.kv_heads, shape.head_dim)),
-        array(jnp.int32, shape.sequences, pages_per_seq),
-        array(bf16, steps, layout.lane_tiles(shape.kv_heads, shape.head_dim), 1, 128),
-        array(jnp.float32, units.num_units, rows, 128),
-        array(jnp.int32, steps + 1),
-        *[array(jnp.int32, steps)] * 7,
-    ]
-    return function, arguments, all_steps / steps
 
-
-def _jax_twin(shape: Shape, chip: str):
-    """The same of JAX's ragged kernel."""
+def jax_program(shape: Shape, chip: str) -> Program:
+    """JAX's: loops over steps if there are several, sequences of a step, all key blocks of a sequence."""
     import jax
     import jax.numpy as jnp
 
     package = "jax.experimental.pallas.ops.tpu.ragged_paged_attention."
-    theirs = importlib.import_module(package + "kernel")
+    kernel = importlib.import_module(package + "kernel")
     tuned = importlib.import_module(package + "tuned_block_sizes")
-    tuned.get_device_name = lambda *_: {"v5e": "TPU v5", "v6e": "TPU v6", "v5p": "TPU v5p"}[chip]
+    tuned.get_device_name = lambda *_: DEVICE_NAMES[chip]
     tuned.get_tpu_version = lambda: int(chip[1])
-    tokens = shape.sequences * (1 if shape.kind == "decode" else shape.context)
-    pages_per_seq = shape.context // shape.page
+    bf16, pages_per_seq = jnp.bfloat16, shape.context // shape.page
     pages, queries = tuned.get_tuned_block_sizes(
-        jnp.bfloat16,
-        jnp.bfloat16,
-        shape.heads,
-        shape.kv_heads,
-        shape.head_dim,
-        shape.page,
-        tokens,
-        pages_per_seq,
-    )
-    theirs.lax = _constant_loops(
-        jax,
-        {
-            "is_cur_q_blk_needed": queries if shape.kind == "decode" else 1,
-            "is_valid_kv_blk_in_cur_seq": -(-pages_per_seq // pages),
-        },
+        bf16, bf16, shape.heads, shape.kv_heads, shape.head_dim, shape.page, shape.tokens, pages_per_seq
     )
 
-    def function(q, kv_pages, kv_lens, table, cu_q_lens, num_seqs):
-        return theirs.ragged_paged_attention.__wrapped__(
+    def layer(kv_pages, q, kv_lens, table, cu_q_lens, num_seqs):
+        return kernel.ragged_paged_attention.__wrapped__(
             q,
             kv_pages,
             kv_lens,
@@ -224,76 +208,122 @@ def _jax_twin(shape: Shape, chip: str):
             num_kv_pages_per_block=pages,
             num_queries_per_block=queries,
             vmem_limit_bytes=64 << 20,
-        )
+        ), kv_pages
 
-    def ints(*dims):
+    def ints(*dims: int) -> Any:
         return jax.ShapeDtypeStruct(dims, jnp.int32)
 
-    arguments = [
-        jax.ShapeDtypeStruct((tokens, shape.heads, shape.head_dim), jnp.bfloat16),
-        jax.ShapeDtypeStruct((64, shape.page, 2 * shape.kv_heads, shape.head_dim), jnp.bfloat16),
-        ints(shape.sequences),
-        ints(shape.sequences, pages_per_seq),
-        ints(shape.sequences + 1),
-        ints(1),
-    ]
-    return function, arguments, 1.0
+    q_blocks = -(-shape.tokens // queries)
+    heads, _ = kernel.get_min_heads_per_blk(shape.heads, 2 * shape.kv_heads, bf16, bf16)
+    steps = q_blocks * (shape.heads // heads)
+    trips = [max(shape.sequences / q_blocks, 1), -(-pages_per_seq // pages)]
+    return Program(
+        layer,
+        [
+            jax.ShapeDtypeStruct((shape.tokens, shape.heads, shape.head_dim), bf16),
+            ints(shape.sequences),
+            ints(shape.sequences, pages_per_seq),
+            ints(shape.sequences + 1),
+            ints(1),
+        ],
+        jax.ShapeDtypeStruct((NUM_PAGES, shape.page, 2 * shape.kv_heads, shape.head_dim), bf16),
+        "ragged_paged_attention",
+        trips if steps == 1 else [steps, *trips],
+    )
 
 
-def compile_twin(index: int, chip: str, which: str) -> None:
-    """In a process of its own, because the estimator may end it: compiles one twin."""
-    sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "kernels")]
-    import jax
+def around_cycles(chip: str, program: Program, layers: int) -> int:
+    """Compiles so many layers; the compiler's estimate for XLA's own operations in them."""
     import tpu_compiler
 
-    from vllm_jax.kernels.tpu import blocks
+    def stack(pages, q, *rest):
+        for index, own in enumerate(pages):
+            q, pages[index] = program.layer(own, q, *rest)
+        return q, pages
 
-    _without_copies()
-    with jax.sharding.use_abstract_mesh(tpu_compiler.mesh(chip).abstract_mesh):
-        chip_info = blocks.current_chip()
-    shape = SHAPES[index]
-    function, arguments, share = (
-        _jax_twin(shape, chip) if which == "jax" else _our_twin(shape, chip_info, which == "alibi")
-    )
-    print(f"share={share}", flush=True)
-    tpu_compiler.compile_for(chip, function, arguments)
+    arguments = [[program.pages] * layers, *program.arguments]
+    compiled = tpu_compiler.compile_for(chip, stack, arguments, donate=(0,))
+    return sum(int(cycles) for cycles in re.findall(r'"estimated_cycles":"(\d+)"', compiled.as_text()))
 
 
-def estimated_cycles(index: int, chip: str, which: str, seconds: int) -> int | None:
-    """What the compiler estimates for one twin; None where it would not."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "LIBTPU_INIT_ARGS": f"--xla_jf_dump_static_llo_profile_to={folder}",
-        }
-        command = [sys.executable, __file__, "--twin", str(index), chip, which]
+def measure(chip: str, which: str, folder: Path) -> None:
+    """In a process of its own, whose compiler dumps into ``folder``: prints a JSON line a shape."""
+    sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "kernels")]
+    import bundles
+
+    for index, shape in enumerate(SHAPES):
+        try:
+            program = (
+                jax_program(shape, chip) if which == "jax" else our_program(shape, chip, which == "alibi")
+            )
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            one = around_cycles(chip, program, 1)
+            text = bundles.find_kernel(folder, program.kernel)
+            cycles = bundles.weighted(bundles.read_program(text), program.trips, program.once)
+            found = {"cycles": round(cycles), "around": around_cycles(chip, program, 2) - one}
+        except Exception as error:  # another's kernel that refuses a shape must not end the table
+            found = {"error": f"{type(error).__name__}: {error}"[:300]}
+        print(json.dumps({"index": index, **found}), flush=True)
+
+
+def measured(chip: str, which: str, seconds: int) -> dict[int, dict[str, Any]]:
+    """What :func:`measure` found within ``seconds``, by the shape's index."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "dump"
+        flags = (
+            f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true "
+            "--xla_jf_dump_llo_pass_label_regex=final.*"
+        )
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "LIBTPU_INIT_ARGS": flags}
+        command = [sys.executable, __file__, "--measure", chip, which, str(folder)]
         try:
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=seconds, check=False
             )
-        except subprocess.TimeoutExpired:
-            return None
-        share = re.search(r"share=([\d.]+)", done.stdout)
-        for path in glob.glob(f"{folder}/*paged*"):
-            cycles = re.findall(r"estimated_cycles: (\d+)", Path(path).read_text())
-            return round(int(cycles[0]) * float(share[1])) if share and cycles else None
-    return None
+            output = done.stdout
+            if done.returncode:
+                print(done.stderr[-500:], file=sys.stderr)
+        except subprocess.TimeoutExpired as expired:
+            output = (expired.stdout or b"").decode()
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    for line in lines:
+        if "error" in line:
+            print(f"{chip} {which}, {SHAPES[line['index']]}: {line['error']}", file=sys.stderr)
+    return {line.pop("index"): line for line in lines}
+
+
+def cell(found: dict[str, Any] | None, key: str) -> str:
+    """A figure, or why there is none."""
+    if found is None:
+        return "no result in time"
+    return str(found[key]) if key in found else "refused"
+
+
+def print_rows(chip: str, results: dict[str, dict[int, dict[str, Any]]]) -> None:
+    """The rows of one chip, from what :func:`measured` gave for each of ``KERNELS``."""
+    for index, shape in enumerate(SHAPES):
+        ours, with_alibi, other = (results[which].get(index) for which in KERNELS)
+        fields = [cell(found, "cycles") for found in (ours, with_alibi, other)]
+        for found in (ours, with_alibi):
+            both = found and other and "cycles" in found and "cycles" in other
+            fields.append(f"{found['cycles'] / other['cycles']:.2f}" if both else "-")
+        fields += [cell(found, "around") for found in (ours, other)]
+        print(f"| {chip} {shape} | {' | '.join(fields)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cycles", action="store_true", help="compiler-estimated cycles; needs libtpu")
-    parser.add_argument(
-        "--chips", nargs="+", default=["v6e", "v5p"], choices=CHIPS, help="chips to compile for"
-    )
-    parser.add_argument("--seconds", type=int, default=120, help="limit of one compilation")
-    parser.add_argument("--twin", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--cycles", action="store_true", help="scheduled cycles; needs libtpu")
+    parser.add_argument("--chips", nargs="+", default=list(CHIPS), choices=CHIPS, help="chips to compile for")
+    parser.add_argument("--seconds", type=int, default=300, help="limit for one kernel on one chip")
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.twin:
-        compile_twin(int(options.twin[0]), *options.twin[1:])
+    if options.measure:
+        chip, which, folder = options.measure
+        measure(chip, which, Path(folder))
         return
     print("| shape | MB moved | GFLOP | " + " | ".join(f"{chip} least us" for chip in CHIPS) + " |")
     print("|---|---|---|" + "---|" * len(CHIPS))
@@ -304,15 +334,19 @@ def main() -> None:
         print(f"| {shape} | {shape.moved_bytes / 1e6:.0f} | {shape.flops / 1e9:.1f} | {' | '.join(times)} |")
     if not options.cycles:
         return
-    print("\n| chip, shape | ours, cycles | ours with ALiBi | JAX's | ours / JAX's | with ALiBi / JAX's |")
-    print("|---|---|---|---|---|---|")
+    heads = [
+        "ours",
+        "with ALiBi",
+        "JAX's",
+        "ours / JAX's",
+        "with ALiBi / JAX's",
+        "around ours",
+        "around JAX's",
+    ]
+    print(f"\n| chip, shape | {' | '.join(heads)} |")
+    print("|---|" + "---|" * len(heads))
     for chip in options.chips:
-        for index, shape in enumerate(SHAPES):
-            plain, alibi, theirs = (
-                estimated_cycles(index, chip, which, options.seconds) for which in ("plain", "alibi", "jax")
-            )
-            shares = [f"{x / theirs:.2f}" if x and theirs else "-" for x in (plain, alibi)]
-            print(f"| {chip} {shape} | {plain} | {alibi} | {theirs} | {' | '.join(shares)} |", flush=True)
+        print_rows(chip, {which: measured(chip, which, options.seconds) for which in KERNELS})
 
 
 if __name__ == "__main__":

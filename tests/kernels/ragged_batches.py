@@ -37,10 +37,11 @@ class Setup:
     rows: int = 6
     pages_per_row: int = 20
     num_pages: int = 150
+    given_scale: float | None = None
 
     @property
     def scale(self) -> float:
-        return self.head_dim**-0.5
+        return self.head_dim**-0.5 if self.given_scale is None else self.given_scale
 
     @property
     def slopes(self) -> np.ndarray | None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tpu_batches
+from covering import covering
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import pallas as pl
@@ -30,41 +31,60 @@ CASES = {
 ONE_MODE = {
     "mixed_mha_alibi": (Setup(2, 2, 128, **SMALL), [17, 1, 0, 9], [17, 80, 0, 60], "on_wait"),
     "heads_of_80_and_many_units": (Setup(9, 9, 80, **SMALL), [3, 1], [3, 18], "eager"),
-    "one_head_of_64_beside_its_values": (Setup(3, 1, 64, soft_cap=3.0, **SMALL), [5, 1], [30, 17], "on_wait"),
-    "bfloat16_heads_of_96": (Setup(4, 4, 96, dtype="bfloat16", **SMALL), [11, 1], [40, 20], "on_wait"),
-    "sinks_window_page32_head256": (
-        Setup(2, 1, 256, sinks=True, window=40, alibi=False, tokens=16, **PAGE32),
-        [6, 1],
-        [70, 65],
-        "eager",
-    ),
-    "int8_pages": (
-        Setup(4, 2, 64, kv_dtype="int8", k_scale=0.05, v_scale=0.04, tokens=48, **PAGE32),
-        [38, 1],
-        [50, 33],
-        "on_wait",
-    ),
-    "fp8_pages_sinks_alibi_decode": (
-        Setup(
-            4,
-            4,
-            64,
-            kv_dtype="float8_e4m3fn",
-            k_scale=0.003,
-            v_scale=0.1,
-            sinks=True,
-            tokens=4,
-            decode_only=True,
-            **PAGE32,
-        ),
-        [1, 1],
-        [64, 33],
-        "eager",
-    ),
     "nothing": (Setup(4, 2, 64, window=7, **SMALL), [], [], "eager"),
     "nothing_to_decode": (Setup(4, 4, 64, **DECODE), [], [], "on_wait"),
     "one_token_at_most": (Setup(2, 2, 64, **{**SMALL, "tokens": 1}), [1], [17], "on_wait"),
 }
+
+FACTORS = {
+    "head_dim": (64, 80, 96, 128, 256),
+    "stored": ("float32", "bfloat16", "int8", "float8_e4m3fn"),
+    "heads": ("mha", "gqa", "mqa"),
+    "mode": ("on_wait", "eager"),
+    "kind": ("mixed", "decode"),
+    "alibi": (False, True),
+    "window": (False, True),
+    "soft_cap": (False, True),
+    "sinks": (False, True),
+}
+HEADS = {"mha": (2, 2), "gqa": (4, 2), "mqa": (3, 1)}
+
+
+def setup_of(row: tuple) -> Setup:
+    """A row as a setup: pages as small as the dtype allows, larger ones where heads share keys."""
+    head_dim, stored, heads, _, kind, alibi, window, soft_cap, sinks = row
+    narrow = stored in ("int8", "float8_e4m3fn")
+    page = 64 if heads == "mqa" else 32 if narrow else 16
+    return Setup(
+        *HEADS[heads],
+        head_dim,
+        page=page,
+        window=21 if window else None,
+        soft_cap=4.0 if soft_cap else None,
+        alibi=alibi,
+        sinks=sinks,
+        dtype="float32" if stored in ("float32", "int8") else "bfloat16",
+        kv_dtype=stored,
+        k_scale=0.05 if narrow else None,
+        v_scale=0.04 if narrow else None,
+        given_scale=0.2 if soft_cap else None,
+        decode_only=kind == "decode",
+        tokens=2 if kind == "decode" else 12,
+        rows=2,
+        pages_per_row=64 // page,
+        num_pages=8,
+    )
+
+
+CHOSEN = covering(FACTORS, cost=lambda row: 2.0 if "mixed" in row else 1.0)
+
+
+@pytest.mark.parametrize("row", CHOSEN, ids=lambda row: "-".join(map(str, row[:5])))
+def test_options_dtypes_and_heads(row):
+    """Of 3840 combinations, so many that any two values meet: every option, dtype and head in both orders."""
+    setup = setup_of(row)
+    lengths = ([1, 1], [39, 17]) if setup.decode_only else ([1, 10], [34, 41])
+    check(make_batch(setup, *lengths, seed=5), row[3], kv_tokens=max(32, min(2 * setup.page, 64)))
 
 
 @pytest.mark.parametrize("mode", ["on_wait", "eager"])
@@ -75,7 +95,7 @@ def test_both_orders_of_copies(case, mode):
 
 
 @pytest.mark.parametrize("case", ONE_MODE)
-def test_shapes_and_options(case):
+def test_more_shapes(case):
     setup, q_lens, kv_lens, mode = ONE_MODE[case]
     check(make_batch(setup, q_lens, kv_lens, seed=4), mode)
 
@@ -169,9 +189,11 @@ def test_planted_bugs_are_found(bug, monkeypatch):
         check(batch, mode)
 
 
+LAYOUTS = [*((3, head_dim) for head_dim in FACTORS["head_dim"]), (1, 64), (1, 96), (8, 64), (9, 80), (2, 256)]
+
+
 class TestLayout:
-    @pytest.mark.parametrize("kv_heads", [1, 2, 3, 8, 9])
-    @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+    @pytest.mark.parametrize(("kv_heads", "head_dim"), LAYOUTS)
     def test_queries_meet_their_own_keys(self, kv_heads, head_dim):
         """Arranged queries times a packed token's window are the plain products; results come back whole."""
         rng = np.random.default_rng(kv_heads)

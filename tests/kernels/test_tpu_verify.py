@@ -6,49 +6,53 @@ pip install 'vllm-jax[verify]' && JAX_PLATFORMS=cpu pytest tests/kernels/test_tp
 from __future__ import annotations
 
 import math
+import sys
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import pytest
+from covering import covering
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
+from model_shapes import MODELS
 from tpu_compiler import HAVE_LIBTPU, array, compile_for, four_devices
 
 from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.kernels.tpu import attention as tpu
 from vllm_jax.kernels.tpu.blocks import BlockSizes
-from vllm_jax.models.llama import LlamaConfig, LlamaForCausalLM
-from vllm_jax.models.mpt import MptConfig, MptForCausalLM
+from vllm_jax.models.registry import resolve
 from vllm_jax.runner import programs
 from vllm_jax.runner.model_runner import KVSpec
 
 pytestmark = pytest.mark.skipif(not HAVE_LIBTPU, reason="needs libtpu (the extra verify)")
 
 MIB = 1 << 20
-GRID = [
-    # chip, heads, KV heads, head dim, page, dtype, dtype of the pages, decode only
-    ("v5e", 32, 32, 128, 16, "bfloat16", "bfloat16", False),
-    ("v5e", 32, 8, 128, 256, "bfloat16", "bfloat16", True),
-    ("v5e", 32, 32, 64, 32, "bfloat16", "bfloat16", False),
-    ("v5e", 32, 32, 80, 64, "bfloat16", "bfloat16", True),
-    ("v5e", 16, 4, 96, 128, "bfloat16", "float8_e4m3fn", False),
-    ("v5e", 8, 8, 64, 64, "float32", "float32", False),
-    ("v6e", 32, 8, 128, 64, "bfloat16", "bfloat16", False),
-    ("v6e", 16, 16, 256, 64, "bfloat16", "bfloat16", True),
-    ("v6e", 71, 1, 64, 16, "bfloat16", "bfloat16", False),
-    ("v6e", 12, 12, 80, 32, "bfloat16", "int8", False),
-    ("v6e", 32, 8, 128, 32, "bfloat16", "float8_e4m3fn", True),
-    ("v5p", 32, 32, 128, 64, "bfloat16", "bfloat16", True),
-    ("v5p", 32, 8, 96, 16, "bfloat16", "bfloat16", False),
-    ("v5p", 8, 4, 256, 128, "float32", "bfloat16", True),
-    ("tpu7x", 32, 8, 128, 64, "bfloat16", "bfloat16", False),
-    ("tpu7x", 32, 32, 64, 32, "bfloat16", "float8_e4m3fn", True),
-]
+FACTORS = {
+    "chip": ("v5e", "v6e", "v5p", "tpu7x"),
+    "heads": ((32, 32), (32, 8), (71, 1)),
+    "head_dim": (64, 80, 96, 128, 256),
+    "page": (16, 32, 64, 128, 256),
+    "dtypes": (
+        ("bfloat16", "bfloat16"),
+        ("float32", "float32"),
+        ("bfloat16", "int8"),
+        ("bfloat16", "float8_e4m3fn"),
+    ),
+    "decode_only": (False, True),
+}
 
 
-def attention(chip, heads, kv_heads, head_dim, page, dtype, kv_dtype, decode_only, *, num_pages=256, **sizes):
+def supported(row: tuple) -> bool:
+    """What ``check_combination`` lets through."""
+    _, _, _, page, (_, stored), _ = row
+    return page >= 32 or stored not in ("int8", "float8_e4m3fn")
+
+
+def attention(chip, heads, head_dim, page, dtypes, decode_only, *, num_pages=256, **sizes):
     """One layer's attention with every option, and the bytes of its pages."""
+    (heads, kv_heads), (dtype, kv_dtype) = heads, dtypes
     num_seqs = 16
     num_tokens = num_seqs if decode_only else 256
     pages = array(tpu.pages_shape(num_pages, page, kv_heads, head_dim), kv_dtype)
@@ -85,9 +89,21 @@ def attention(chip, heads, kv_heads, head_dim, page, dtype, kv_dtype, decode_onl
     return compile_for(chip, attend, arguments, donate=(3,)), pages.size * pages.dtype.itemsize
 
 
-@pytest.mark.parametrize("case", GRID, ids=lambda case: "-".join(map(str, case)))
-def test_compiles_and_updates_the_pages_in_place(case):
-    compiled, page_bytes = attention(*case)
+def case_name(row: tuple) -> str:
+    """Readable, for pytest."""
+    chip, (heads, kv_heads), head_dim, page, (dtype, stored), decode_only = row
+    kind = "decode" if decode_only else "mixed"
+    return f"{chip}-{heads}.{kv_heads}x{head_dim}-page{page}-{dtype}-{stored}-{kind}"
+
+
+PLAIN = ("bfloat16", "bfloat16")
+OLDEST = ("v4", (32, 8), 128, 64, PLAIN, False)
+
+
+@pytest.mark.parametrize("row", [*covering(FACTORS, allowed=supported), OLDEST], ids=case_name)
+def test_compiles_and_updates_the_pages_in_place(row):
+    """Any two of chip, heads, head dim, page, dtypes and kind meet; as a program this file does all."""
+    compiled, page_bytes = attention(*row)
     memory = compiled.memory_analysis()
     assert page_bytes <= memory.alias_size_in_bytes < page_bytes * 1.01, "padded, or not donated"
     assert memory.temp_size_in_bytes < 16 * MIB
@@ -99,16 +115,16 @@ class TestTheCompilerRefuses:
     def test_unaligned_pages(self, monkeypatch):
         monkeypatch.setattr(tpu, "check_combination", lambda *_: None)
         with pytest.raises(Exception, match="Alignment"):
-            attention("v5e", 8, 8, 128, 16, "bfloat16", "int8", True)
+            attention("v5e", (8, 8), 128, 16, ("bfloat16", "int8"), True)
 
     def test_buffers_beyond_vector_memory(self):
         sizes = BlockSizes(1, 4096, 96 * MIB)
         with pytest.raises(Exception, match=r"(?i)vmem|memory"):
-            attention("v6e", 32, 32, 128, 64, "bfloat16", "bfloat16", True, decode_sizes=sizes)
+            attention("v6e", (32, 32), 128, 64, PLAIN, True, decode_sizes=sizes)
 
     def test_pages_beyond_device_memory(self):
         with pytest.raises(Exception, match=r"(?i)hbm|memory"):
-            attention("v5e", 32, 32, 128, 64, "bfloat16", "bfloat16", True, num_pages=20000)
+            attention("v5e", (32, 32), 128, 64, PLAIN, True, num_pages=20000)
 
 
 def test_heads_split_over_four_devices():
@@ -153,53 +169,22 @@ def test_heads_split_over_four_devices():
     assert compiled.memory_analysis().alias_size_in_bytes >= 2 * math.prod(local)
 
 
-def mpt_7b(layers: int):
-    config = {
-        "model_type": "mpt",
-        "d_model": 4096,
-        "n_heads": 32,
-        "n_layers": layers,
-        "expansion_ratio": 4,
-        "max_seq_len": 2048,
-        "vocab_size": 50432,
-        "no_bias": True,
-        "attn_config": {"alibi": True},
-    }
-    return MptConfig.from_hf(config), MptForCausalLM
+STEPS = [
+    # model, tokens (16: every row decodes), chip, pages
+    ("mpt-7b", 16, "v6e", 256),
+    ("llama-3-8b", 16, "v6e", 1024),
+    ("mpt-7b", 512, "v5p", 512),
+    ("llama-3-8b", 512, "v6e", 1024),
+]
 
 
-def llama_3_8b(layers: int):
-    config = {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "num_hidden_layers": layers,
-        "max_position_embeddings": 8192,
-        "vocab_size": 128256,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-    }
-    return LlamaConfig.from_hf(config), LlamaForCausalLM
-
-
-@pytest.mark.parametrize(
-    ("family", "layers", "tokens", "chip", "num_pages"),
-    [
-        (mpt_7b, 32, 16, "v6e", 256),
-        (llama_3_8b, 32, 16, "v6e", 1024),
-        (mpt_7b, 2, 512, "v5e", 256),
-        (llama_3_8b, 2, 512, "v5p", 1024),
-    ],
-    ids=["mpt-7b-decode", "llama-3-8b-decode", "mpt-2-layers-mixed", "llama-2-layers-mixed"],
-)
-def test_whole_step(family, layers, tokens, chip, num_pages):
+@pytest.mark.parametrize(("name", "tokens", "chip", "num_pages"), STEPS, ids=lambda value: str(value))
+def test_whole_step(name, tokens, chip, num_pages):
     """A step of the runner: the cache is donated, nothing of its size is made, HBM holds what it should."""
-    config, model_class = family(layers)
-    model = nnx.eval_shape(lambda: model_class(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    family = resolve(MODELS[name])
+    config = family.read_config(MODELS[name])
+    layers = config.num_layers
+    model = nnx.eval_shape(lambda: family.build(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
     leaves, rebuild = programs.rebuilder(model)
     spec = KVSpec(layers, tpu.PAGE_SIZE, config.num_kv_heads, config.head_dim, jnp.dtype("bfloat16"), "tpu")
     rows, length = 16, 2048
@@ -229,3 +214,39 @@ def test_whole_step(family, layers, tokens, chip, num_pages):
     text = compiled.as_text()
     assert not [line for line in text.splitlines() if f"bf16[{shape}]" in line and " copy(" in line]
     assert text.count('custom_call_target="tpu_custom_call"') == layers * (1 if tokens == rows else 3)
+
+    # The compiler counts what arithmetic says: a product with every weight, attention over full tables.
+    cost = compiled.cost_analysis()
+    embedding = config.vocab_size * 4096
+    products = sum(math.prod(leaf.shape) for leaf in leaves if leaf.ndim > 1) - 2 * embedding
+    if name == "mpt-7b":  # its one embedding is read as rows and multiplied with
+        products += embedding
+    pairs, contexts = rows * length, rows
+    if tokens > rows:  # rows that decode, and a chunk of all tokens at a context's end
+        pairs, contexts = pairs + tokens * (length - tokens // 2), rows + 1
+    flops = 2 * products * tokens + 2 * embedding * rows + layers * 4 * pairs * 4096
+    moved = 2 * (products + embedding) + contexts * length // tpu.PAGE_SIZE * spec.bytes_per_page
+    print(f"flops {cost['flops'] / flops:.3f}, bytes {cost['bytes accessed'] / moved:.3f} of what is said")
+    assert cost["flops"] == pytest.approx(flops, rel=0.05)
+    # XLA counts a weight twice where it fuses two products, and what passes between operations.
+    assert 0.98 * moved < cost["bytes accessed"] < 1.5 * moved
+
+
+def main() -> None:
+    """Compiles the full product, for the chips that are named or for all; prints what fails."""
+    chips = sys.argv[1:] or FACTORS["chip"]
+    rows = [row for row in product(chips, *list(FACTORS.values())[1:]) if supported(row)]
+    failed = 0
+    for index, row in enumerate(rows):
+        try:
+            test_compiles_and_updates_the_pages_in_place(row)
+        except Exception as error:
+            failed += 1
+            print(f"{case_name(row)}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+        if index % 50 == 49:
+            print(f"{index + 1} of {len(rows)}, {failed} failed", flush=True)
+    print(f"{len(rows)} compiled, {failed} failed")
+
+
+if __name__ == "__main__":
+    main()

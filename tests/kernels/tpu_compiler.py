@@ -13,7 +13,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 HAVE_LIBTPU = importlib.util.find_spec("libtpu") is not None
-CHIPS = {"v5e": "v5e:1x1", "v6e": "v6e:1x1", "v5p": "v5p:1x1x1", "tpu7x": "tpu7x:1x1x1"}
+CHIPS = {"v4": "v4:1x1x1", "v5e": "v5e:1x1", "v6e": "v6e:1x1", "v5p": "v5p:1x1x1", "tpu7x": "tpu7x:1x1x1"}
 
 if HAVE_LIBTPU:
     os.environ.update(

@@ -177,7 +177,7 @@ def score(
     scored = jax.lax.map(
         lambda part: gather_logprobs(model.logits(part[0]), part[1], num_logprobs), (hidden, targets)
     )
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_tokens], scored)
+    return jax.tree.map(lambda x: x.reshape(num_tokens + padded, *x.shape[2:])[:num_tokens], scored)
 
 
 def set_history(history: jax.Array, slot: jax.Array, tokens: jax.Array) -> jax.Array:

@@ -340,7 +340,7 @@ def _row_positions(call: AttentionCall, refs: _Refs, pair: jax.Array) -> tuple[j
         return position, position
     num_rows = refs.q.shape[2]
     row = jax.lax.broadcasted_iota(jnp.int32, (num_rows, 1), 0)
-    token = jax.lax.div(row, jnp.int32(call.units.rows_per_token))
+    token = jax.lax.rem(row, jnp.int32(call.sizes.q_tokens))
     is_pairs = (token >= refs.pairs.first_token[pair]) & (token < refs.pairs.end_token[pair])
     return position + token, jnp.where(is_pairs, position + token, -1)
 

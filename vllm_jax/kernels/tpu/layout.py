@@ -135,15 +135,16 @@ def pack_tokens(
 def arrange_queries(q: jax.Array, units: HeadUnits, block: int) -> jax.Array:
     """``q [T, H, D]`` -> ``[ceil(T / block), U, M, W]``, W the lanes of a key window.
 
-    Row ``(t * hb + j) * G + g`` of unit u holds query head ``(u * hb + j) * G + g`` of the block's token t.
+    Row ``(j * G + g) * block + t`` of unit u holds query head ``(u * hb + j) * G + g`` of the block's token
+    t. Tokens and heads change places in one step, so that XLA moves whole tiles.
     """
-    num_tokens, _, head_dim = q.shape
+    num_tokens, num_heads, head_dim = q.shape
     blocks = -(-num_tokens // block)
     q = jnp.pad(q, ((0, blocks * block - num_tokens), (0, 0), (0, 0)))
-    q = q.reshape(blocks, block, units.num_units, units.heads, units.group, head_dim)
-    q = q.transpose(0, 2, 1, 3, 4, 5)  # [n, U, block, hb, G, D]
+    q = q.reshape(blocks, block, num_heads, head_dim).transpose(0, 2, 1, 3)
     if units.heads > 1:
-        q = jnp.where(_diagonal(units), q[..., None, :], 0)  # [n, U, block, hb, G, hb, D]
+        q = q.reshape(blocks, units.num_units, units.heads, units.group, block, head_dim)
+        q = jnp.where(_diagonal(units), q[..., None, :], 0)  # [n, U, hb, G, block, hb, D]
     q = q.reshape(blocks, units.num_units, block * units.rows_per_token, units.heads * head_dim)
     window = units.keys
     right = [window.num_tiles * LANES - q.shape[-1] - offset for offset in window.offset]
@@ -167,26 +168,26 @@ def collect_outputs(out: jax.Array, units: HeadUnits, block: int, num_tokens: in
     else:
         parts = [out[:, u, :, offset : offset + width] for u, offset in enumerate(offsets)]
         out = jnp.stack(parts, axis=1)
-    shape = (blocks, units.num_units, block, units.heads, units.group)
+    shape = (blocks, units.num_units, units.heads, units.group, block)
     if units.heads > 1:
         out = out.reshape(*shape, units.heads, units.head_dim)
         out = jnp.sum(jnp.where(_diagonal(units), out, 0), axis=-2)
-    out = out.reshape(*shape, units.head_dim).transpose(0, 2, 1, 3, 4, 5)
+    out = out.reshape(blocks, -1, block, units.head_dim).transpose(0, 2, 1, 3)
     return out.reshape(blocks * block, -1, units.head_dim)[:num_tokens]
 
 
 def arrange_head_values(values: jax.Array, units: HeadUnits, block: int) -> jax.Array:
     """One float32 a query head, ``[H]`` -> ``[U, M, 128]``: the row's head's value in every lane."""
-    rows = values.astype(jnp.float32).reshape(units.num_units, 1, units.rows_per_token)
-    rows = jnp.broadcast_to(rows, (units.num_units, block, units.rows_per_token))
+    rows = values.astype(jnp.float32).reshape(units.num_units, units.rows_per_token, 1)
+    rows = jnp.broadcast_to(rows, (units.num_units, units.rows_per_token, block))
     rows = rows.reshape(units.num_units, -1)
     rows = jnp.pad(rows, ((0, 0), (0, units.num_rows(block) - rows.shape[1])))
     return jnp.broadcast_to(rows[..., None], (*rows.shape, LANES))
 
 
 def _diagonal(units: HeadUnits) -> jax.Array:
-    """``[hb, 1, hb, 1]``: True where the row's head is the lanes' head."""
-    return jnp.eye(units.heads, dtype=bool)[:, None, :, None]
+    """``[hb, 1, 1, hb, 1]``: True where the row's head is the lanes' head."""
+    return jnp.eye(units.heads, dtype=bool)[:, None, None, :, None]
 
 
 def is_page_dtype(dtype: jnp.dtype) -> bool:
