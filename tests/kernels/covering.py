@@ -17,12 +17,21 @@ def covering(
     *,
     allowed: Callable[[Row], bool] = lambda row: True,
     cost: Callable[[Row], float] = lambda row: 1.0,
+    focus: str | None = None,
 ) -> list[Row]:
     """Rows, a value for each factor, that hold every pair which an allowed row can hold.
 
-    Cheap ones are preferred. The same factors always give the same rows.
+    Cheap ones are preferred. With a ``focus`` only pairs with a value of that factor count. The same
+    arguments always give the same rows.
     """
-    wanted = {pair for row in product(*factors.values()) if allowed(row) for pair in pairs(row)}
+    place = None if focus is None else list(factors).index(focus)
+    wanted = {
+        pair
+        for row in product(*factors.values())
+        if allowed(row)
+        for pair in pairs(row)
+        if place is None or place in (pair[0][0], pair[1][0])
+    }
     found = []
     for seed in range(TRIES):
         chance, missing, rows = random.Random(seed), set(wanted), []
