@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from vllm_jax.errors import ConfigError, InvalidRequestError
 from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template, request_chat_template
 from vllm_jax.tokenizer.loader import load_tokenizer
+from vllm_jax.tokenizer.tools_prompt import INTRODUCTION
 
 CHATML = """{%- if tools %}
 <|im_start|>system
@@ -106,6 +107,8 @@ def template(text, tokenizer, **options):
 )
 def test_renders_as_transformers(text, options, theirs, tokenizer_of):
     ours = template(text, tokenizer_of("byte_level"))
+    if "tools" in options and not ours.knows_tools:
+        pytest.skip("the built-in prompt explains them, which transformers has not")
     options = dict(options)
     messages, kwargs = options.pop("messages", CHAT), options.pop("kwargs", {})
     options.setdefault("add_generation_prompt", not options.get("continue_final_message", False))
@@ -285,8 +288,35 @@ def test_plain_transcript(plain):
         default.render(CHAT[:3], add_generation_prompt=False, continue_final_message=True)
         == default.render(CHAT[:2]) + " Io amo programmare."
     )
-    called = default.render([{"role": "assistant", "content": None, "tool_calls": [CALL]}], tools=TOOLS)
-    assert called.startswith("System: You can call these functions: [") and '"city": "Roma"' in called
+
+
+def test_tools_are_explained_where_the_template_knows_none(plain):
+    default = load_chat_template(plain)
+    asked = {"role": "user", "content": "Weather?"}
+    history = [
+        asked,
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "18 °C", "tool_call_id": "call_1"},
+        {"role": "tool", "content": "rain", "tool_call_id": "?"},
+    ]
+    explained = f"{INTRODUCTION}\n{json.dumps(TOOLS[0]['function'], ensure_ascii=False)}"
+    name, call = CALL["function"]["name"], CALL["function"]["arguments"]
+    told = (
+        f'Assistant: [{{"name": "{name}", "arguments": {call}}}]\n'
+        f"User: Result of {name}: 18 °C\nResult: rain\nAssistant:"
+    )
+    assert default.render(history, tools=TOOLS) == f"User: {explained}\n\nWeather?\n{told}"
+    assert default.render(history) == f"User: Weather?\n{told}", "a history needs no tools"
+    system = [{"role": "system", "content": "Be kind."}, asked]
+    assert default.render(system, tools=TOOLS).startswith(f"System: Be kind.\n\n{explained}\nUser: Weather?")
+    assert default.render(history[1:2], tools=TOOLS).startswith(f"System: {explained}\nAssistant: [")
+    parts = ChatTemplate(
+        "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}"
+    )
+    assert parts.render([asked], tools=TOOLS) == f"<{explained}><Weather?>"
+    assert not parts.knows_tools and template(CHATML, plain).knows_tools
+    calls = ChatTemplate("{% for m in messages %}{{ m.role }}{{ m['tool_calls'] | length }}{% endfor %}")
+    assert calls.render(history[1:3]) == "assistant1tool0", "its own business"
 
 
 def test_builtin_templates(plain, tokenizer_of):

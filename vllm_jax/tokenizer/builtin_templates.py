@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_FUNCTIONS = "'You can call these functions: ' + tools | tojson"
-_CALLS = "{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}"
-
 CHATML = (
-    "{% if tools %}{{ '<|im_start|>system\\n' + " + _FUNCTIONS + " + '<|im_end|>\\n' }}{% endif %}"
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message.role + '\\n' + message.content }}" + _CALLS + "{{ '<|im_end|>\\n' }}"
+    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
@@ -28,10 +24,9 @@ def _instruction(gap: str) -> str:
         "{% set headings = {'user': '### Instruction:', 'assistant': '### Response:'} %}"
         "{% if messages[0].role == 'system' %}{{ messages[0].content }}"
         f"{{% else %}}{{{{ '{blurb}' }}}}{{% endif %}}"
-        "{% if tools %}{{ '" + gap + "' + " + _FUNCTIONS + " }}{% endif %}"
         "{% for message in messages %}{% if not (loop.first and message.role == 'system') %}"
         "{{ '" + gap + "' + headings.get(message.role, '### ' + message.role | capitalize + ':')"
-        " + '\\n' + message.content }}" + _CALLS + "{% endif %}{% endfor %}"
+        " + '\\n' + message.content }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ '" + gap + "### Response:\\n' }}{% endif %}"
     )
 
@@ -43,11 +38,9 @@ MPT_INSTRUCT = _instruction("\\n")
 """The prompt of the mpt-*-instruct models' cards, sections on consecutive lines."""
 
 TRANSCRIPT = (
-    "{% if tools %}{{ 'System: ' + " + _FUNCTIONS + " + '\\n' }}{% endif %}"
     "{% for message in messages %}"
     "{{ message.role | capitalize + ':' }}"
-    "{% if message.content and message.content[0] != ' ' %}{{ ' ' }}{% endif %}{{ message.content }}"
-    "{% if message.tool_calls %}{{ ' ' }}{% endif %}" + _CALLS + "{{ '\\n' }}"
+    "{% if message.content and message.content[0] != ' ' %}{{ ' ' }}{% endif %}{{ message.content + '\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )

@@ -21,6 +21,7 @@ from vllm_jax.tokenizer.base import Tokenizer
 from vllm_jax.tokenizer.builtin_templates import BUILTIN_TEMPLATES, TRANSCRIPT, BuiltinTemplate
 from vllm_jax.tokenizer.files import TokenizerFiles, one_line
 from vllm_jax.tokenizer.messages import ContentFormat, prepare_messages
+from vllm_jax.tokenizer.tools_prompt import explain_tools, tell_calls
 
 TemplateSource = Literal["explicit", "model", "builtin", "default"]
 
@@ -49,6 +50,8 @@ class _Program:
     variables: frozenset[str]
     content_format: ContentFormat
     knows_developer: bool
+    knows_tools: bool
+    knows_calls: bool
 
     @classmethod
     def compile(cls, text: str, source: TemplateSource) -> _Program:
@@ -64,6 +67,8 @@ class _Program:
             variables=frozenset(used - compiled.environment.globals.keys() - RESERVED_KWARGS),
             content_format=_content_format(tree),
             knows_developer=any(constant.value == "developer" for constant in tree.find_all(nodes.Const)),
+            knows_tools="tools" in used,
+            knows_calls="tools" in used or _reads(tree, "tool_calls"),
         )
 
 
@@ -113,6 +118,16 @@ class ChatTemplate:
         """The template itself."""
         return self._program.text
 
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the template reads the tools of a request; otherwise the built-in prompt explains them."""
+        return self._tool_program.knows_tools
+
+    @property
+    def tool_text(self) -> str:
+        """The template that serves requests with tools."""
+        return self._tool_program.text
+
     def template_variables(self) -> frozenset[str]:
         """Returns the names a request may set with ``chat_template_kwargs``: those the template reads."""
         return self._program.variables | self._tool_program.variables
@@ -128,6 +143,9 @@ class ChatTemplate:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """Returns the prompt for ``messages``.
+
+        A template that knows nothing of tools gets them, their calls and results as text, by
+        :mod:`vllm_jax.tokenizer.tools_prompt`.
 
         Tokenize it with ``add_special_tokens=False``: templates write special tokens themselves.
         ``continue_final_message`` leaves the last message open for the model to go on with. Of
@@ -152,6 +170,10 @@ class ChatTemplate:
         prepared = prepare_messages(messages, content_format, knows_developer=program.knows_developer)
         variables = self._special_tokens | {k: v for k, v in kwargs.items() if k in program.variables}
         tool_list, document_list = _objects(tools, "tools"), _objects(documents, "documents")
+        if not program.knows_calls:
+            prepared = tell_calls(prepared)
+        if tool_list and not program.knows_tools:
+            prepared = explain_tools(prepared, tool_list)
 
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -281,6 +303,13 @@ def _objects(values: Sequence[Mapping[str, Any]] | None, param: str) -> list[Any
     if not isinstance(values, (list, tuple)) or not all(isinstance(value, Mapping) for value in values):
         raise InvalidRequestError(f"{param} must be a list of objects", param)
     return [dict(value) for value in values]
+
+
+def _reads(tree: nodes.Template, key: str) -> bool:
+    """Whether a template reads ``x.key`` or ``x['key']`` of anything."""
+    return any(attribute.attr == key for attribute in tree.find_all(nodes.Getattr)) or any(
+        isinstance(item.arg, nodes.Const) and item.arg.value == key for item in tree.find_all(nodes.Getitem)
+    )
 
 
 def _content_format(tree: nodes.Template) -> ContentFormat:

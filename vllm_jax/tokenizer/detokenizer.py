@@ -33,7 +33,8 @@ class IncrementalDetokenizer:
     """Turns one sequence's output tokens into text; the cost of a token does not grow with the sequence.
 
     ``prompt_token_ids`` is read at construction only, and of a long prompt only the ends. The two options
-    are those of :meth:`vllm_jax.tokenizer.base.Tokenizer.decode`.
+    are those of :meth:`vllm_jax.tokenizer.base.Tokenizer.decode`; ``shown_special_token_ids`` are not skipped
+    in any case.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class IncrementalDetokenizer:
         *,
         skip_special_tokens: bool = True,
         spaces_between_special_tokens: bool = True,
+        shown_special_token_ids: Iterable[int] = (),
     ):
         skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset()
+        skipped = skipped.difference(shown_special_token_ids)
         decoding = tokenizer.decoding
         self._stream: _Stream
         if isinstance(decoding, ByteDecoding):

@@ -26,7 +26,8 @@ def prepare_messages(
 
     Content takes the given format (where that is "string", the texts of parts are joined with newlines); the
     arguments of tool calls become objects; null fields go; "developer" becomes "system" unless the template
-    ``knows_developer``. Fields of other names stay as they are.
+    ``knows_developer``; the deprecated ``function_call`` and role "function" become a tool call and its
+    result; reasoning has both of its names. Fields of other names stay as they are.
 
     Raises:
         InvalidRequestError: there are no messages, or one is malformed or has a part that is no text;
@@ -46,6 +47,7 @@ def prepare_messages(
         if role == "developer" and not knows_developer:
             result["role"] = "system"
         result["content"] = _content(result.get("content", ""), content_format, f"{where}.content")
+        _modernize(result, where)
         if "tool_calls" in result:
             calls = result["tool_calls"]
             if not isinstance(calls, (list, tuple)):
@@ -55,6 +57,23 @@ def prepare_messages(
                 del result["tool_calls"]
         prepared.append(result)
     return prepared
+
+
+def _modernize(message: dict[str, Any], where: str) -> None:
+    """Gives ``message`` (mutated) today's names of what clients and templates call by several."""
+    thoughts = message.get("reasoning", message.get("reasoning_content"))
+    if isinstance(thoughts, str):
+        message.setdefault("reasoning", thoughts)
+        message.setdefault("reasoning_content", thoughts)
+    if "function_call" in message:
+        call = message.pop("function_call")
+        name = call.get("name") if isinstance(call, Mapping) else None
+        if not isinstance(name, str):
+            raise InvalidRequestError(f"{where}.function_call must be an object with a name", "messages")
+        message.setdefault("tool_calls", [{"id": f"call_{name}", "type": "function", "function": call}])
+    if message["role"] == "function":
+        message["role"] = "tool"
+        message.setdefault("tool_call_id", f"call_{message.get('name')}")
 
 
 def content_text(content: str | Sequence[Any] | None) -> str:
