@@ -42,6 +42,8 @@ class StructuredOutput:
             it does not speak about them.
         best_effort: Keywords of a JSON schema that cannot be enforced are left out instead of refused.
         after: The output is free until this text has been generated; the constraint holds for what follows.
+        preamble: Two marks. The output may begin with the first, and is then free up to the second; the
+            constraint holds for the rest. Not together with ``grammar`` or ``after``.
         param: What errors call this constraint: the field of the request that it came from.
 
     Raises:
@@ -59,6 +61,7 @@ class StructuredOutput:
     disable_additional_properties: bool = False
     best_effort: bool = False
     after: str | None = None
+    preamble: tuple[str, str] | None = None
     param: str = field(default="structured_output", compare=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +78,8 @@ class StructuredOutput:
             self._check_text(name, MAX_SOURCE_LENGTH)
         for name in ("after", "whitespace_pattern"):
             self._check_text(name, MAX_MARKER_LENGTH)
+        if self.preamble is not None:
+            self._check_preamble(self.preamble)
         if self.choice is not None:
             object.__setattr__(self, "choice", self._choices(self.choice))
         if self.json_schema is not None:
@@ -99,6 +104,16 @@ class StructuredOutput:
         if len(value) > limit:
             raise self._error(f"{name} must have at most {limit} characters, got {len(value)}")
         self._check_unicode(name, value)
+
+    def _check_preamble(self, marks: Any) -> None:
+        if not isinstance(marks, tuple) or len(marks) != 2:
+            raise self._error("preamble must be a tuple of two strings")
+        for mark in marks:
+            if not isinstance(mark, str) or not 1 <= len(mark) <= MAX_MARKER_LENGTH:
+                raise self._error(f"preamble must have marks of 1 to {MAX_MARKER_LENGTH} characters")
+            self._check_unicode("preamble", mark)
+        if self.kind in ("grammar", "structural_tag") or self.after is not None:
+            raise self._error("preamble does not go with grammar, structural_tag or after")
 
     def _check_unicode(self, name: str, value: str) -> None:
         try:

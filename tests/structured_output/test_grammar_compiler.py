@@ -146,6 +146,35 @@ def test_behind_a_marker_the_constraint_holds_to_the_byte(compiler, vocabulary, 
         assert marker.encode() not in before
 
 
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("42", True),
+        ("<t>anything, è\n42 </t>42", True),
+        ("<t></t>\n\n42", True),
+        ("<t>a</t>b</t>42", False),
+        ("<t>a</t>x", False),
+        ("<t>42", False),
+        ("\n42", False),
+        ("x", False),
+    ],
+)
+@pytest.mark.parametrize(
+    "constraint", [{"regex": "42"}, {"choice": ("42", "43")}, {"json_schema": '{"const": 42}'}]
+)
+def test_a_preamble_may_be_there_or_not(
+    compiler, vocabulary, constraint: dict[str, Any], text: str, fits: bool
+) -> None:
+    state = start(compiler, preamble=("<t>", "</t>"), **constraint)
+    for byte in text.encode():
+        token = vocabulary.tokens.index(bytes([byte]))
+        if token not in allowed(state):
+            assert not fits
+            return
+        consume(state, token)
+    assert (state.finished or EOS in allowed(state)) == fits
+
+
 GRAMMARS = {
     'start: "a" b* "é"\nb: "x" | "[" b "]"': r"a(x|\[+x\]+)*é",
     'root ::= "a" [b-d]* ("y" | digit)\ndigit ::= [0-9]': r"a[b-d]*(y|[0-9])",

@@ -28,15 +28,28 @@ def lark_source(output: StructuredOutput) -> str:
     Raises:
         InvalidRequestError: a schema that is too expensive, or a grammar in a syntax that is not supported.
     """
-    if output.kind in ("json_schema", "json_object"):
-        return f"{_HEADER}start: %json {compiler_schema(output)}"
-    if output.regex is not None:
-        return f"{_HEADER}start: /{regex_to_lark(output.regex, _ASCII_CLASSES)}/"
-    if output.choice is not None:
-        return f"{_HEADER}start: /{'|'.join(map(_literal, output.choice))}/"
     if output.grammar is not None:
         return _HEADER + _grammar(output.grammar, output.param)
-    raise InvalidRequestError(f"{output.param}: structural_tag is not supported", output.param)
+    if output.structural_tag is not None:
+        raise InvalidRequestError(f"{output.param}: structural_tag is not supported", output.param)
+    if output.preamble is None:
+        return f"{_HEADER}start: {_rule(output)}"
+    first, last = map(_literal, output.preamble)
+    return (
+        f"{_HEADER}start: (preamble space?)? constrained\n"
+        f"preamble[lazy]: /{first}(.|\\n)*{last}/\n"
+        "space: /[ \\t\\r\\n]{1,8}/\n"
+        f"constrained: {_rule(output)}"
+    )
+
+
+def _rule(output: StructuredOutput) -> str:
+    """The right side of a rule for a constraint without a grammar of its own."""
+    if output.regex is not None:
+        return f"/{regex_to_lark(output.regex, _ASCII_CLASSES)}/"
+    if output.choice is not None:
+        return f"/{'|'.join(map(_literal, output.choice))}/"
+    return f"%json {compiler_schema(output)}"
 
 
 def _literal(text: str) -> str:
