@@ -81,6 +81,17 @@ class ApiConfig:
     """Allow chat_template in requests. A template is a program that the server runs: trust your clients."""
     strict_params: bool = False
     """Refuse requests with fields that nobody knows, instead of naming them in the log."""
+    tool_call_parser: Literal[
+        "auto", "none", "hermes", "llama3_json", "mistral", "pythonic", "openai", "deepseek", "json"
+    ] = "auto"
+    """Format of the model's tool calls, read where tool_choice is auto. "auto" asks the chat template; "json"
+    fits a model that was taught none. Calls that a request requires need no parser."""
+    enable_auto_tool_choice: bool = True
+    """Read tool calls out of answers; without it they stay text where tool_choice is auto."""
+    exclude_tools_when_tool_choice_none: bool = False
+    """Keep tools out of the prompt where tool_choice is none."""
+    reasoning_parser: Literal["auto", "none", "deepseek_r1", "qwen3", "gpt_oss"] = "auto"
+    """Format of the model's reasoning, which goes to message.reasoning. "auto" asks the chat template."""
     response_role: str = "assistant"
     """Role of the answers."""
     return_tokens_as_token_ids: bool = False

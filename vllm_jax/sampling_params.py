@@ -66,6 +66,7 @@ class SamplingParams:
         structured_output: What the output must look like, or None where it is free.
         skip_special_tokens: Leave special tokens out of the text.
         spaces_between_special_tokens: Put spaces between special tokens in the text.
+        shown_special_token_ids: Special tokens that stay in the text although the others are left out.
         detokenize: Produce text at all.
 
     Raises:
@@ -96,6 +97,7 @@ class SamplingParams:
     structured_output: StructuredOutput | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
+    shown_special_token_ids: list[int] = field(default_factory=list)
     detokenize: bool = True
 
     def __post_init__(self) -> None:
@@ -152,6 +154,7 @@ class SamplingParams:
         stop: Any = self.stop
         self.stop = _strings("stop", [stop] if isinstance(stop, str) else stop, MAX_STOP_STRINGS)
         self.stop_token_ids = _token_ids("stop_token_ids", self.stop_token_ids)
+        self.shown_special_token_ids = _token_ids("shown_special_token_ids", self.shown_special_token_ids)
 
     def _check_logprobs(self) -> None:
         if self.logprobs is not None:

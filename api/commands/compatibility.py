@@ -35,8 +35,6 @@ def _refused(why: str, *harmless: str, values: int = 1) -> Foreign:
 
 
 _COMPILED = "every step is compiled by XLA"
-_TOOLS = "tool calling is not supported by this version; requests with tools are refused"
-_REASONING = "reasoning is not told apart from the answer by this version"
 _ONE_REPLICA = "this version serves one replica"
 _ONE_HOST = "this version serves one host"
 _SPECULATIVE = "speculative decoding is not supported by this version; answers are the same"
@@ -110,12 +108,10 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--spec-model": _value(_SPECULATIVE),
     "--spec-tokens": _value(_SPECULATIVE),
     "--structured-outputs-config": _value(_STRUCTURED),
-    "--enable-auto-tool-choice": _switch(_TOOLS),
-    "--tool-call-parser": _value(_TOOLS),
     "--tool-parser-plugin": _refused("code from outside is never run"),
-    "--exclude-tools-when-tool-choice-none": _switch(_TOOLS),
-    "--tool-strict-level": _value(_TOOLS),
-    "--reasoning-parser": _value(_REASONING),
+    "--tool-strict-level": _value(
+        "calls that a request requires always satisfy their schemas, others need not"
+    ),
     "--reasoning-parser-plugin": _refused("code from outside is never run"),
     "--reasoning-effort-map": _refused("reasoning_effort reaches the chat template as it is sent", "{}"),
     "--stream-interval": _value("every step is sent", "1"),
@@ -151,5 +147,14 @@ VALUE_ALIASES: dict[tuple[str, str], str] = {
     ("--dtype", "float"): "float32",
     ("--dtype", "half"): "float16",
     ("--kv-cache-dtype", "fp8_e4m3"): "fp8",
+    ("--tool-call-parser", "qwen"): "hermes",
+    ("--tool-call-parser", "llama4_json"): "llama3_json",
+    ("--tool-call-parser", "llama4_pythonic"): "pythonic",
+    ("--tool-call-parser", "deepseek_v3"): "deepseek",
+    ("--tool-call-parser", "deepseek_v31"): "deepseek",
+    ("--tool-call-parser", "gpt_oss"): "openai",
+    ("--reasoning-parser", ""): "none",
+    ("--reasoning-parser", "deepseek_v3"): "deepseek_r1",
+    ("--reasoning-parser", "openai_gptoss"): "gpt_oss",
 }
 """Other spellings of values."""

@@ -49,6 +49,12 @@ class PromptTokensDetails(ResponseModel):
     cached_tokens: int
 
 
+class CompletionTokensDetails(ResponseModel):
+    """What the answer's tokens are."""
+
+    reasoning_tokens: int
+
+
 class Usage(ResponseModel):
     """Tokens of a request; a prompt counts once, however many sequences continue it."""
 
@@ -56,3 +62,4 @@ class Usage(ResponseModel):
     total_tokens: int
     completion_tokens: int
     prompt_tokens_details: PromptTokensDetails | None = None
+    completion_tokens_details: CompletionTokensDetails | None = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from api.protocol.base import RequestModel, ResponseModel, Usage
 from api.protocol.generation import GenerationRequest
 from vllm_jax.outputs import FinishReason
+
+ChatFinishReason = FinishReason | Literal["tool_calls", "function_call"]
 
 
 class ChatMessage(RequestModel):
@@ -44,6 +46,12 @@ class ChatCompletionRequest(GenerationRequest, ChatTemplateFields):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[dict[str, Any]], Field(max_length=1024)] | None = None
+    """Deprecated by OpenAI: ``tools``."""
+    function_call: str | dict[str, Any] | None = None
+    """Deprecated by OpenAI: ``tool_choice``."""
+    include_reasoning: bool | None = None
 
 
 class TopLogprob(ResponseModel):
@@ -66,16 +74,41 @@ class ChatLogprobs(ResponseModel):
     content: list[ChatLogprob] | None = None
 
 
+class FunctionCall(ResponseModel):
+    """A call's name and its arguments: JSON text, as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(ResponseModel):
+    """A call with the id that its result will bear."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class ChatResponseMessage(ResponseModel):
-    """The answer's turn."""
+    """The answer's turn. ``reasoning_content`` is the older name of ``reasoning``."""
 
     role: str
     content: str | None
     refusal: str | None = None
     annotations: list[Any] | None = None
     audio: dict[str, Any] | None = None
-    function_call: dict[str, Any] | None = None
+    function_call: FunctionCall | None = None
+    tool_calls: list[ToolCall] | None = None
     reasoning: str | None = None
+    reasoning_content: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_null_calls(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Other nulls are shown, but clients ask whether this one is there.
+        shown: dict[str, Any] = serialize(self)
+        if self.tool_calls is None:
+            shown.pop("tool_calls", None)
+        return shown
 
 
 class ChatChoice(ResponseModel):
@@ -84,7 +117,7 @@ class ChatChoice(ResponseModel):
     index: int
     message: ChatResponseMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
     stop_reason: int | str | None = None
     token_ids: list[int] | None = None
 
@@ -105,11 +138,31 @@ class ChatCompletionResponse(ResponseModel):
     kv_transfer_params: dict[str, Any] | None = None
 
 
+class FunctionCallDelta(ResponseModel):
+    """What is new of a call: the name once, the arguments in pieces."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallDelta(ResponseModel):
+    """What is new of call number ``index``: id and type once."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionCallDelta
+
+
 class ChatDelta(ResponseModel):
     """What is new in a chunk."""
 
     role: str | None = None
     content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    function_call: FunctionCallDelta | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(ResponseModel):
@@ -118,7 +171,7 @@ class ChatChunkChoice(ResponseModel):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: ChatFinishReason | None = None
     stop_reason: int | str | None = None
     token_ids: list[int] | None = None
 

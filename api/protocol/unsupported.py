@@ -20,27 +20,27 @@ _MAX_REPORTED = 10
 
 @dataclass(frozen=True)
 class Refusal:
-    """A field that cannot be honoured. ``harmless`` tells values that ask for nothing (null always does)."""
+    """A field that cannot be honoured. ``harmless`` tells values that ask for nothing (null always does).
+
+    ``elsewhere``: requests of a kind that declares the field honour it.
+    """
 
     why: str
     harmless: Callable[[Any, Mapping[str, Any]], bool] = lambda value, body: False
+    elsewhere: bool = False
 
 
 def _false(value: Any, body: Mapping[str, Any]) -> bool:
     return value is False
 
 
-def _no_tool_may_be_called(value: Any, body: Mapping[str, Any]) -> bool:
-    return body.get("tool_choice") == "none"
-
-
-_TOOLS = 'Tool calling is not supported by this version of the server; only tool_choice="none" is.'
+_CHATS = "Only /v1/chat/completions takes tools."
 
 REFUSED: dict[str, Refusal] = {
-    "tools": Refusal(_TOOLS, _no_tool_may_be_called),
-    "tool_choice": Refusal(_TOOLS, lambda value, body: value == "none"),
-    "functions": Refusal(_TOOLS, lambda value, body: body.get("function_call") == "none"),
-    "function_call": Refusal(_TOOLS, lambda value, body: value == "none"),
+    **{
+        name: Refusal(_CHATS, lambda value, body: value == "none", elsewhere=True)
+        for name in ("tools", "tool_choice", "functions", "function_call")
+    },
     "structural_tag": Refusal("Structural tags are not supported; tools with tool_choice may serve."),
     "best_of": Refusal(
         "best_of other than n is not supported: all n sequences are returned, none is ranked away.",
@@ -70,8 +70,6 @@ NO_EFFECT: dict[str, str] = {
     "prediction": "only changes speed",
     "verbosity": "the model has no such setting",
     "web_search_options": "the server never fetches anything",
-    "parallel_tool_calls": "no tools are called",
-    "include_reasoning": "no reasoning is told apart from the answer",
     "stream_interval": "every step is sent; a slow reader gets larger chunks",
     "kv_transfer_params": "KV is never moved between servers",
     "vllm_xargs": "for plugins; there are none",
@@ -90,6 +88,8 @@ def check_fields(request: RequestModel, request_id: str, *, strict: bool) -> Non
     """
     body = request.given
     for name, refusal in REFUSED.items():
+        if refusal.elsewhere and name in type(request).model_fields:
+            continue
         if name in body and not refusal.harmless(body[name], body):
             raise bad_request(f"{name} cannot be honoured. {refusal.why}", name)
     report_unknown(request, request_id, strict=strict)

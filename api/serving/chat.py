@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from api.parsers.events import Event
 from api.protocol.chat import (
     ChatChoice,
     ChatChunkChoice,
@@ -16,19 +17,19 @@ from api.protocol.chat import (
     ChatCompletionResponse,
     ChatDelta,
     ChatLogprobs,
-    ChatResponseMessage,
 )
-from api.protocol.unsupported import check_fields
 from api.serving.answer import AnswerHead, AnswerOptions, check_finish, id_headers, json_response
+from api.serving.chat_message import ChatDeltas, whole_message
+from api.serving.chat_plan import ChatPlan, plan_chat
 from api.serving.context import ServerContext
 from api.serving.logprobs import ChatLogprobsFormat, prompt_logprobs
+from api.serving.reading import AnswerReader
+from api.serving.reasoning_tokens import ReasoningTokens
 from api.serving.request_id import choose_request_id
-from api.serving.sampling import chat_params, check_stream_fields
 from api.serving.streams import collect, interleave, wait_for_first, while_connected
 from api.serving.usage import UsageCounter
 from api.sse import EventStream, event_stream
 from vllm_jax.outputs import CompletionOutput, RequestOutput
-from vllm_jax.sampling_params import SamplingParams
 from vllm_jax.tokenizer.messages import content_text
 
 
@@ -43,13 +44,10 @@ async def create_chat_completion(
         ClientDisconnect: the client has gone; the request was aborted.
     """
     request_id = f"chatcmpl-{choose_request_id(request, body.request_id)}"
-    check_fields(body, request_id, strict=context.config.api.strict_params)
-    model = context.models.resolve(body.model)
-    check_stream_fields(body)
-    params = chat_params(body, context.engine.info, turn_end_ids=context.prompts.turn_end_ids)
-    prompt = await while_connected(request.receive, context.prompts.chat(body))
-    streams = await context.start(request, request_id, body, [prompt], params)
-    answer = _ChatAnswer(context, body, params, AnswerHead(request_id, model), prompt.token_ids)
+    planning = plan_chat(context, body, request_id, strict=context.config.api.strict_params)
+    plan = await while_connected(request.receive, planning)
+    streams = await context.start(request, request_id, body, [plan.prompt], plan.params)
+    answer = _ChatAnswer(context, body, plan, request_id)
     headers = id_headers(request_id, context.config)
     if not body.stream:
         [output] = await while_connected(request.receive, collect(streams))
@@ -66,15 +64,19 @@ class _ChatAnswer:
         self,
         context: ServerContext,
         body: ChatCompletionRequest,
-        params: SamplingParams,
-        head: AnswerHead,
-        prompt_token_ids: list[int],
+        plan: ChatPlan,
+        request_id: str,
     ):
+        params = plan.params
         self._params = params
-        self._head = head
-        self._prompt_token_ids = prompt_token_ids
+        self._reading = plan.reading
+        self._readers = [AnswerReader(plan.reading) for _ in range(params.n)]
+        self._deltas = [ChatDeltas(plan.reading) for _ in range(params.n)]
+        self._head = AnswerHead(request_id, plan.model)
+        self._prompt_token_ids = plan.prompt.token_ids
         self._options = AnswerOptions.of(body, context.config, has_tokenizer=True)
-        self._usage = UsageCounter([len(prompt_token_ids)], details=self._options.prompt_details)
+        self._usage = UsageCounter([len(plan.prompt.token_ids)], details=self._options.prompt_details)
+        self._reasoning = [ReasoningTokens.of(plan, context.engine.tokenizer) for _ in range(params.n)]
         self._format_logprobs = ChatLogprobsFormat(
             params.logprobs or 0,
             as_ids=self._options.tokens_as_ids,
@@ -88,7 +90,7 @@ class _ChatAnswer:
 
     def whole(self, output: RequestOutput) -> ChatCompletionResponse:
         """The answer to a request that does not stream."""
-        self._usage.add(0, output)
+        self._count(output)
         scored = output.prompt_logprobs
         return ChatCompletionResponse(
             **self._head.fields,
@@ -115,38 +117,57 @@ class _ChatAnswer:
                 prompt_ids = {}
             if self._echo:
                 for index in range(self._params.n):
-                    yield self._chunk(self._content(CompletionOutput(index, text=self._echo)))
+                    echoed = ChatDelta(content=self._echo)
+                    yield self._chunk(
+                        ChatChunkChoice(index=index, delta=echoed, logprobs=None, finish_reason=None)
+                    )
             async for _, delta in deltas:
-                self._usage.add(0, delta)
+                self._count(delta)
                 for output in delta.outputs:
                     check_finish(output)
-                    if self._says_something(output):
-                        yield self._chunk(self._content(output))
+                    reader = self._readers[output.index]
+                    events = reader.read(output.text, finished=output.finished)
+                    if events or self._says_something(output):
+                        yield self._chunk(self._chunk_choice(output, reader, events))
             if self._options.usage:
                 yield ChatCompletionChunk(**self._chunk_head, choices=[], usage=self._usage.usage)
 
+    def _count(self, delta: RequestOutput) -> None:
+        self._usage.add(0, delta)
+        for output in delta.outputs:
+            if (reasoning := self._reasoning[output.index]) is not None:
+                self._usage.add_reasoning(reasoning.count(output.token_ids))
+
     def _choice(self, output: CompletionOutput) -> ChatChoice:
         check_finish(output)
+        reader = self._readers[output.index]
+        events = reader.read(output.text, finished=True)
         return ChatChoice(
             index=output.index,
-            message=ChatResponseMessage(role=self._role, content=self._echo + output.text),
+            message=whole_message(events, self._role, self._echo, self._reading),
             logprobs=self._logprobs(output),
-            finish_reason=output.finish_reason,
+            finish_reason=reader.finish_reason(output.finish_reason),
             stop_reason=output.stop_reason,
             token_ids=output.token_ids if self._options.token_ids else None,
         )
 
-    def _content(self, output: CompletionOutput) -> ChatChunkChoice:
-        shown: dict[str, Any] = {"logprobs": self._logprobs(output), "finish_reason": output.finish_reason}
+    def _chunk_choice(
+        self, output: CompletionOutput, reader: AnswerReader, events: list[Event]
+    ) -> ChatChunkChoice:
+        shown: dict[str, Any] = {
+            "logprobs": self._logprobs(output),
+            "finish_reason": reader.finish_reason(output.finish_reason),
+        }
         if output.finished:
             shown["stop_reason"] = output.stop_reason
         if self._options.token_ids:
             shown["token_ids"] = output.token_ids
-        return ChatChunkChoice(index=output.index, delta=ChatDelta(content=output.text), **shown)
+        delta = self._deltas[output.index].delta(events)
+        return ChatChunkChoice(index=output.index, delta=delta, **shown)
 
     def _says_something(self, output: CompletionOutput) -> bool:
-        # A token whose text is held back (half a character, the start of a stop string) is no event.
-        return bool(output.text or output.finished or output.logprobs or self._options.token_ids)
+        # A token whose text is held back (half a character, the start of a mark) is no event.
+        return bool(output.finished or output.logprobs or self._options.token_ids)
 
     def _logprobs(self, output: CompletionOutput) -> ChatLogprobs | None:
         if self._params.logprobs is None or output.logprobs is None:

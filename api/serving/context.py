@@ -17,6 +17,7 @@ from api.serving.beam_search import BeamSearchStream
 from api.serving.bounded_threads import BoundedThreads
 from api.serving.model_names import ServedModels
 from api.serving.prompts import Prompt, PromptMaker
+from api.serving.reading import AnswerFormats
 from api.serving.request_id import choose_priority
 from api.serving.response_store import ResponseStore
 from api.serving.streams import Deltas
@@ -37,13 +38,14 @@ _GRAMMAR_THREADS = 2
 
 @dataclass
 class ServerContext:
-    """One server. ``draining`` is set when a shutdown has begun."""
+    """One server. ``formats`` is what its model writes; ``draining`` is set when a shutdown has begun."""
 
     engine: AsyncEngine
     config: ServerConfig
     models: ServedModels
     prompts: PromptMaker
     responses: ResponseStore
+    formats: AnswerFormats
     tracer: RequestTracer | None = None
     draining: bool = False
     grammar_threads: BoundedThreads = field(
@@ -167,6 +169,7 @@ def make_context(engine: AsyncEngine, engine_config: EngineConfig, config: Serve
             max_bytes=config.api.responses_store_bytes,
             ttl_s=config.api.responses_store_ttl,
         ),
+        AnswerFormats.choose(config.api, template),
         RequestTracer(config.log.otlp_traces_endpoint) if config.log.otlp_traces_endpoint else None,
     )
 

@@ -6,7 +6,7 @@ Knows templates, special tokens and truncation. Does not know what is generated 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,10 +17,12 @@ from api.protocol.completions import MAX_PROMPTS, CompletionRequest
 from api.protocol.generation import GenerationRequest
 from api.server_config import ApiConfig
 from api.serving.bounded_threads import BoundedThreads
+from api.serving.tools import check_tools
 from vllm_jax.tokenizer.base import Tokenizer
 from vllm_jax.tokenizer.chat_template import ChatTemplate, request_chat_template
 
 T = TypeVar("T")
+Tools = Sequence[Mapping[str, Any]] | None
 
 _THREADS = 4
 _TEMPLATE_THREADS = 4
@@ -63,6 +65,11 @@ class PromptMaker:
         return self._template is not None
 
     @property
+    def template_knows_tools(self) -> bool:
+        """Whether tools are the template's own business."""
+        return self._template is not None and self._template.knows_tools
+
+    @property
     def template_text(self) -> str | None:
         """The Jinja text that renders conversations, or None."""
         return None if self._template is None else self._template.text
@@ -81,8 +88,8 @@ class PromptMaker:
 
     # --- for the endpoints ------------------------------------------------------------------------
 
-    async def chat(self, body: ChatCompletionRequest) -> Prompt:
-        """The prompt of a conversation.
+    async def chat(self, body: ChatCompletionRequest, tools: Tools = None) -> Prompt:
+        """The prompt of a conversation, with ``tools`` as the template gets them.
 
         Raises:
             ApiError, InvalidRequestError: there is no template or tokenizer, or the messages do not fit it.
@@ -90,7 +97,7 @@ class PromptMaker:
         limit = self._truncation(body)
 
         def make() -> Prompt:
-            text = self._render(body, body.messages)
+            text = self._render(body, body.messages, tools)
             ids = self._encode(text, bool(body.add_special_tokens), "messages")
             return Prompt(self._truncate(ids, limit, body.truncation_side), text)
 
@@ -118,8 +125,9 @@ class PromptMaker:
         self, body: ChatTemplateFields, messages: list[ChatMessage], *, add_special_tokens: bool
     ) -> list[int]:
         """Token ids of a conversation. Raises as :meth:`chat`."""
+        tools = None if body.tools is None else [tool.declared for tool in check_tools(body.tools)]
         return await self._rendered(
-            body, lambda: self._encode(self._render(body, messages), add_special_tokens, "messages")
+            body, lambda: self._encode(self._render(body, messages, tools), add_special_tokens, "messages")
         )
 
     async def decode(self, token_ids: list[int]) -> str:
@@ -155,7 +163,7 @@ class PromptMaker:
             return Prompt(cut, self._tokenizer.decode(cut, skip_special_tokens=False))
         return Prompt(cut)
 
-    def _render(self, body: ChatTemplateFields, messages: list[ChatMessage]) -> str:
+    def _render(self, body: ChatTemplateFields, messages: list[ChatMessage], tools: Tools) -> str:
         template = self._template
         tokenizer = self._need_tokenizer("messages")
         if body.chat_template is not None:
@@ -178,7 +186,7 @@ class PromptMaker:
         opened = body.add_generation_prompt
         return template.render(
             [message.given for message in messages],
-            tools=body.tools,
+            tools=tools,
             documents=body.documents,
             add_generation_prompt=not continuing if opened is None else opened,
             continue_final_message=continuing,

@@ -77,11 +77,14 @@ class ResponseRun:
             response.error = {"code": "server_error", "message": str(self.failure.detail)}
         usage = self._turn.usage.usage
         cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
+        details = usage.completion_tokens_details
         response.usage = ResponseUsage(
             input_tokens=usage.prompt_tokens,
             input_tokens_details=InputTokensDetails(cached_tokens=cached if self._cached_tokens else 0),
             output_tokens=usage.completion_tokens,
-            output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
+            output_tokens_details=OutputTokensDetails(
+                reasoning_tokens=details.reasoning_tokens if details else 0
+            ),
             total_tokens=usage.total_tokens,
         )
 

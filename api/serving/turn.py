@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from api.parsers.events import Content, Event
+from api.parsers.events import Event
 from api.protocol.chat import ChatCompletionRequest, ChatLogprobs
-from api.protocol.unsupported import check_fields
 from api.serving.answer import check_finish
+from api.serving.chat_plan import ChatPlan, plan_chat
 from api.serving.context import ServerContext
 from api.serving.logprobs import ChatLogprobsFormat
 from api.serving.prompts import Prompt
-from api.serving.sampling import chat_params
+from api.serving.reading import AnswerReader
+from api.serving.reasoning_tokens import ReasoningTokens
 from api.serving.streams import Deltas
 from api.serving.usage import UsageCounter
 from vllm_jax.outputs import CompletionOutput, FinishReason
@@ -39,14 +40,14 @@ class TurnDelta:
 class Turn:
     """A running answer. ``model`` is the served name; ``prompt`` what the model was asked."""
 
-    def __init__(
-        self, context: ServerContext, model: str, prompt: Prompt, params: SamplingParams, stream: Deltas
-    ):
-        self.model = model
-        self.prompt = prompt
-        self.params = params
+    def __init__(self, context: ServerContext, plan: ChatPlan, stream: Deltas):
+        self.model = plan.model
+        self.prompt = plan.prompt
+        self.params = params = plan.params
         self._stream = stream
-        self._usage = UsageCounter([len(prompt.token_ids)], details=True)
+        self._reader = AnswerReader(plan.reading)
+        self._reasoning = ReasoningTokens.of(plan, context.engine.tokenizer)
+        self._usage = UsageCounter([len(plan.prompt.token_ids)], details=True)
         self._format_logprobs = ChatLogprobsFormat(
             params.logprobs or 0,
             as_ids=context.config.api.return_tokens_as_token_ids,
@@ -70,10 +71,12 @@ class Turn:
                 self._usage.add(0, delta)
                 for output in delta.outputs:
                     check_finish(output)
+                    if self._reasoning is not None:
+                        self._usage.add_reasoning(self._reasoning.count(output.token_ids))
                     yield self._delta(output)
 
     def _delta(self, output: CompletionOutput) -> TurnDelta:
-        events: list[Event] = [Content(output.text)] if output.text else []
+        events = self._reader.read(output.text, finished=output.finished)
         logprobs = None
         if self.params.logprobs is not None and output.logprobs is not None:
             logprobs = self._format_logprobs(output.logprobs)
@@ -88,10 +91,8 @@ async def prepare_turn(
     Raises:
         ApiError, InvalidRequestError: the request cannot be honoured; the field of ``body`` is named.
     """
-    check_fields(body, request_id, strict=False)
-    model = context.models.resolve(body.model)
-    params = chat_params(body, context.engine.info, turn_end_ids=context.prompts.turn_end_ids)
-    return model, await context.prompts.chat(body), params
+    plan = await plan_chat(context, body, request_id, strict=False)
+    return plan.model, plan.prompt, plan.params
 
 
 async def start_turn(
@@ -103,6 +104,6 @@ async def start_turn(
         ApiError, InvalidRequestError: the request cannot be honoured; the field of ``body`` is named.
         EngineDeadError: the engine has failed.
     """
-    model, prompt, params = await prepare_turn(context, body, request_id)
-    [stream] = await context.start(request, request_id, body, [prompt], params)
-    return Turn(context, model, prompt, params, stream)
+    plan = await plan_chat(context, body, request_id, strict=False)
+    [stream] = await context.start(request, request_id, body, [plan.prompt], plan.params)
+    return Turn(context, plan, stream)

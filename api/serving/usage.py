@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api.protocol.base import PromptTokensDetails, Usage
+from api.protocol.base import CompletionTokensDetails, PromptTokensDetails, Usage
 from vllm_jax.outputs import RequestOutput
 
 
@@ -17,12 +17,17 @@ class UsageCounter:
         self._completion_tokens = 0
         self._details = details
         self._count_output = count_output
+        self._reasoning_tokens: int | None = None
 
     def add(self, prompt: int, delta: RequestOutput) -> None:
         """Counts what is new in ``delta``, an output of prompt number ``prompt``."""
         self._cached[prompt] = max(self._cached[prompt], delta.num_cached_tokens)
         if self._count_output:
             self._completion_tokens += sum(len(o.token_ids) for o in delta.outputs)
+
+    def add_reasoning(self, tokens: int) -> None:
+        """Says that so many of the answers' tokens are reasoning; from then on, usage tells how many are."""
+        self._reasoning_tokens = (self._reasoning_tokens or 0) + tokens
 
     @property
     def usage(self) -> Usage:
@@ -33,5 +38,10 @@ class UsageCounter:
             total_tokens=self._prompt_tokens + self._completion_tokens,
             prompt_tokens_details=(
                 PromptTokensDetails(cached_tokens=sum(self._cached)) if self._details else None
+            ),
+            completion_tokens_details=(
+                None
+                if self._reasoning_tokens is None
+                else CompletionTokensDetails(reasoning_tokens=self._reasoning_tokens)
             ),
         )

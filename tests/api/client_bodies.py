@@ -80,16 +80,6 @@ CASES: list[tuple[str, str, dict[str, Any], str | None]] = [
         ),
         None,
     ),
-    ("bind_tools", CHAT, _chat(temperature=0.0, tools=[_TOOL]), "tools"),
-    ("bind_tools any", CHAT, _chat(temperature=0.0, tools=[_TOOL], tool_choice="required"), "tools"),
-    (
-        "bind_tools by name",
-        CHAT,
-        _chat(temperature=0.0, tools=[_STRICT_TOOL], tool_choice=_BY_NAME, parallel_tool_calls=False),
-        "tools",
-    ),
-    ("bind_tools none", CHAT, _chat(temperature=0.0, tools=[_TOOL], tool_choice="none"), None),
-    ("stream tools", CHAT, _chat(stream=True, tools=[_TOOL], tool_choice="required"), "tools"),
     (
         "tool history",
         CHAT,
@@ -115,12 +105,6 @@ CASES: list[tuple[str, str, dict[str, Any], str | None]] = [
     ("structured output", CHAT, _chat(response_format=_JSON_SCHEMA, temperature=0.0), None),
     ("stream structured output", CHAT, _chat(stream=True, response_format=_JSON_SCHEMA), None),
     ("json mode", CHAT, _chat(response_format={"type": "json_object"}), None),
-    (
-        "function calling",
-        CHAT,
-        _chat(parallel_tool_calls=False, tool_choice=_BY_NAME, tools=[_TOOL]),
-        "tools",
-    ),
     (
         "text parts",
         CHAT,
@@ -181,3 +165,16 @@ CASES: list[tuple[str, str, dict[str, Any], str | None]] = [
         None,
     ),
 ]
+
+TOOL_CASES: list[tuple[str, dict[str, Any]]] = [
+    ("bind_tools", _chat(temperature=0.0, tools=[_TOOL])),
+    ("bind_tools any", _chat(temperature=0.0, tools=[_TOOL], tool_choice="required")),
+    (
+        "bind_tools by name",
+        _chat(temperature=0.0, tools=[_STRICT_TOOL], tool_choice=_BY_NAME, parallel_tool_calls=False),
+    ),
+    ("bind_tools none", _chat(temperature=0.0, tools=[_TOOL], tool_choice="none")),
+    ("stream tools", _chat(stream=True, tools=[_TOOL], tool_choice="required")),
+    ("function calling", _chat(parallel_tool_calls=False, tool_choice=_BY_NAME, tools=[_TOOL])),
+]
+"""Bodies with tools: name and body."""

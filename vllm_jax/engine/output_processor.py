@@ -256,6 +256,7 @@ class OutputProcessor:
             seq.prompt_token_ids,
             skip_special_tokens=seq.params.skip_special_tokens,
             spaces_between_special_tokens=seq.params.spaces_between_special_tokens,
+            shown_special_token_ids=seq.params.shown_special_token_ids,
         )
 
 
