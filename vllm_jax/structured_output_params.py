@@ -35,7 +35,8 @@ class StructuredOutput:
             ``\\d``, ``\\w`` and ``\\s`` are those of ASCII.
         choice: The output is one of these strings.
         grammar: The output is a sentence of this grammar, in Lark's syntax or in GBNF (``root ::= ...``).
-        structural_tag: JSON text of tags with schemas inside free text.
+        structural_tag: JSON text ``{"structures": [{"begin", "schema", "end"}], "triggers": [...]}``: the
+            output is free text in which a trigger is always the beginning of one of the structures.
         whitespace_flexible: Whether JSON may have whitespace between its tokens; else it is compact.
         whitespace_pattern: An expression for that whitespace, instead of JSON's own.
         disable_additional_properties: Objects of a schema have no properties that it does not name, where

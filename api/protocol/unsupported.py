@@ -41,7 +41,7 @@ REFUSED: dict[str, Refusal] = {
         name: Refusal(_CHATS, lambda value, body: value == "none", elsewhere=True)
         for name in ("tools", "tool_choice", "functions", "function_call")
     },
-    "structural_tag": Refusal("Structural tags are not supported; tools with tool_choice may serve."),
+    "structural_tag": Refusal("It belongs into structured_outputs or response_format."),
     "best_of": Refusal(
         "best_of other than n is not supported: all n sequences are returned, none is ranked away.",
         lambda value, body: value == body.get("n", 1),

@@ -106,6 +106,7 @@ def test_streams_and_whole_answers_agree(client: TestClient) -> None:
         ("structured_outputs", {"structured_outputs": {"regex": "(a"}}),
         ("structured_outputs", {"structured_outputs": {"json": "{"}}),
         ("structured_outputs", {"structured_outputs": {"structural_tag": "{}"}}),
+        ("response_format", {"response_format": {"type": "structural_tag", "format": {"type": "any_text"}}}),
         ("guided_json", {"guided_json": {"type": "nonsense"}}),
         ("guided_json", {"guided_json": {"type": "array", "uniqueItems": True}}),
         ("guided_grammar", {"guided_grammar": "no grammar"}),

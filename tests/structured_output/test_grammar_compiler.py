@@ -175,6 +175,41 @@ def test_a_preamble_may_be_there_or_not(
     assert (state.finished or EOS in allowed(state)) == fits
 
 
+TAGS = {
+    "structures": [
+        {"begin": "<f=a>", "schema": {"enum": [1, 2]}, "end": "</f>"},
+        {"begin": "<f=b>", "schema": {"const": "x"}, "end": ""},
+        {"begin": "[", "schema": {"type": "null"}, "end": "]"},
+    ],
+    "triggers": ["<f=", "["],
+}
+
+
+def test_tags_inside_free_text(compiler, vocabulary) -> None:
+    """Behind every trigger there is one of its tags, whatever stands around them."""
+    rng = np.random.default_rng(2)
+    tag, seen = r'<f=a>[12]</f>|<f=b>"x"|\[null\]', set()
+    for _ in range(100):
+        state, text = start(compiler, structural_tag=json.dumps(TAGS), whitespace_flexible=False), b""
+        for _ in range(60):
+            choices = allowed(state)
+            wanted = next(t for t in (b"<f=", b"[") if rng.random() < 0.5 or t == b"[")
+            known = next(n for n in range(len(wanted) - 1, -1, -1) if text.endswith(wanted[:n]))
+            helpful = vocabulary.tokens.index(wanted[known : known + 1])
+            token = helpful if helpful in choices and rng.random() < 0.6 else int(rng.choice(choices))
+            if token == EOS:
+                break
+            consume(state, token)
+            assert state.error is None
+            text += vocabulary.tokens[token]
+        if EOS not in allowed(state):
+            continue  # in the middle of a tag
+        free = re.sub(tag.encode(), b"", text)
+        assert b"<f=" not in free and b"[" not in free, text
+        seen |= set(re.findall(tag.encode(), text))
+    assert len(seen) == 4
+
+
 GRAMMARS = {
     'start: "a" b* "é"\nb: "x" | "[" b "]"': r"a(x|\[+x\]+)*é",
     'root ::= "a" [b-d]* ("y" | digit)\ndigit ::= [0-9]': r"a[b-d]*(y|[0-9])",
@@ -210,7 +245,11 @@ def test_lark_and_gbnf(compiler, vocabulary, grammar: str, regex: str) -> None:
         ({"grammar": "whatever"}, "neither Lark"),
         ({"grammar": "root ::= ((("}, "GBNF"),
         ({"grammar": '%llguidance {"no_forcing": false}\nstart: "a"'}, "options"),
-        ({"structural_tag": "{}"}, "structural_tag"),
+        ({"structural_tag": "{}"}, "structures and triggers"),
+        ({"structural_tag": '{"structures": [], "triggers": []}'}, "1 to 128"),
+        ({"structural_tag": json.dumps({**TAGS, "triggers": ["<z"]})}, "begins with no trigger"),
+        ({"structural_tag": json.dumps({**TAGS, "triggers": [""]})}, "list of texts"),
+        ({"structural_tag": json.dumps({**TAGS, "structures": [{"begin": "<f"}]})}, "begin, schema and end"),
     ],
 )
 def test_what_cannot_be_honoured_names_the_field(compiler, fields: dict[str, Any], why: str) -> None:

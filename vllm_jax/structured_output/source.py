@@ -13,6 +13,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
 
 from vllm_jax.errors import InvalidRequestError
 from vllm_jax.structured_output.json_schema import compiler_schema
+from vllm_jax.structured_output.structural_tag import structural_tag_source
 from vllm_jax.structured_output_params import StructuredOutput
 
 _HEADER = '%llguidance {"no_forcing": true}\n'
@@ -31,7 +32,7 @@ def lark_source(output: StructuredOutput) -> str:
     if output.grammar is not None:
         return _HEADER + _grammar(output.grammar, output.param)
     if output.structural_tag is not None:
-        raise InvalidRequestError(f"{output.param}: structural_tag is not supported", output.param)
+        return _HEADER + structural_tag_source(output)
     if output.preamble is None:
         return f"{_HEADER}start: {_rule(output)}"
     first, last = map(_literal, output.preamble)
