@@ -23,6 +23,7 @@ from vllm_jax.structured_output.vocabulary import Vocabulary
 from vllm_jax.structured_output_params import StructuredOutput
 
 _MAX_CACHED = 128
+_MAX_MARKERS = 16
 _MAX_CACHED_LENGTH = 1 << 21
 """Characters of Lark source that the cache keeps the grammars of."""
 
@@ -46,6 +47,7 @@ class GrammarCompiler:
         self._building = threading.Lock()
         self._cache: OrderedDict[StructuredOutput, tuple[Grammar, int]] = OrderedDict()
         self._cached_length = 0
+        self._markers: dict[str, Marker] = {}
 
     def compile(self, output: StructuredOutput) -> Grammar:
         """The grammar of a constraint. May take seconds.
@@ -88,8 +90,20 @@ class GrammarCompiler:
                 + (" but the empty one" if may_end else " that this model's tokens can spell"),
                 output.param,
             )
-        marker = None if output.after is None else Marker(output.after, vocabulary)
+        marker = None if output.after is None else self._marker(output.after)
         return Grammar(vocabulary, matcher, mask, may_end, marker)
+
+    def _marker(self, text: str) -> Marker:
+        """The marker, which is mostly the same one: looking through the vocabulary takes a while."""
+        with self._lock:
+            marker = self._markers.get(text)
+        if marker is None:
+            marker = Marker(text, self._vocabulary)
+            with self._lock:
+                if len(self._markers) >= _MAX_MARKERS:
+                    self._markers.clear()
+                self._markers[text] = marker
+        return marker
 
 
 def _message(error: str) -> str:
