@@ -176,7 +176,7 @@ class Peer:
             for process in tree:
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(number)
-            _, tree = psutil.wait_procs(tree, timeout=10)
+            _, tree = psutil.wait_procs(tree, timeout=5)
         self.process = None
 
     def median(self, load: str, figure: str) -> float:
