@@ -212,7 +212,6 @@ class TestDispatch:
         return jax.eval_shape(partial(attention.paged_attention, **{**arguments, **changes}))
 
     def test_names(self):
-        assert attention.implementation_for("cpu") == "xla"
         assert attention.implementation_for("cpu", "reference") == "reference"
         with pytest.raises(ConfigError, match="'metal'"):
             attention.implementation_for("metal")

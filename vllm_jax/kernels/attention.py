@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from vllm_jax.errors import ConfigError
 from vllm_jax.kernels import pages, reference, xla
+from vllm_jax.kernels.cpu import attention as cpu
 from vllm_jax.kernels.gpu import attention as gpu
 from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.kernels.pages import check_combination
@@ -33,6 +35,7 @@ class Implementation:
         check: ``(num_heads, num_kv_heads, head_dim, page_size, kv_dtype)`` -> None; raises ConfigError, with
             the reason, where the implementation cannot do it.
         platforms: the JAX platforms it runs on; None for all.
+        rotates: whether ``attend`` takes ``rotary`` and rotates queries and keys as it reads them.
     """
 
     attend: Callable[..., tuple[jax.Array, jax.Array]]
@@ -41,6 +44,7 @@ class Implementation:
     page_size: int
     check: Callable[[int, int, int, int, jnp.dtype], None] = check_combination
     platforms: frozenset[str] | None = None
+    rotates: bool = False
 
 
 IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
@@ -49,6 +53,15 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
             reference.paged_attention, pages.pages_shape, pages.pages_dtype, page_size=16
         ),
         "xla": Implementation(xla.paged_attention, pages.pages_shape, pages.pages_dtype, page_size=16),
+        "cpu": Implementation(
+            cpu.paged_attention,
+            cpu.pages_shape,
+            cpu.pages_dtype,
+            page_size=16,
+            check=cpu.check_combination,
+            platforms=frozenset({"cpu"}),
+            rotates=True,
+        ),
         "gpu": Implementation(
             gpu.paged_attention,
             gpu.pages_shape,
@@ -68,8 +81,8 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
     }
 )
 
-PLATFORM_IMPLEMENTATION: Mapping[str, str] = MappingProxyType({"cpu": "xla", "gpu": "gpu", "tpu": "tpu"})
-"""The implementation a server takes on each JAX platform."""
+PLATFORM_IMPLEMENTATION: Mapping[str, str] = MappingProxyType({"cpu": "cpu", "gpu": "gpu", "tpu": "tpu"})
+"""The implementation a server takes on each JAX platform; on a CPU without the native kernels "xla"."""
 
 
 def implementation_for(platform: str, wanted: str = "auto") -> str:
@@ -96,6 +109,8 @@ def implementation_for(platform: str, wanted: str = "auto") -> str:
             f"paged attention has no implementation for the platform {platform!r} (supported: {supported}); "
             "--attention-implementation xla runs everywhere, slowly"
         )
+    if platform == "cpu" and not cpu.available():
+        return "xla"
     return PLATFORM_IMPLEMENTATION[platform]
 
 
@@ -136,6 +151,7 @@ def paged_attention(
     sinks: jax.Array | None = None,
     k_scale: float | None = None,
     v_scale: float | None = None,
+    rotary: tuple[jax.Array, jax.Array] | None = None,
     implementation: str,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes a ragged batch's keys and values into the pages and attends over the whole contexts.
@@ -155,6 +171,9 @@ def paged_attention(
             value (gpt-oss). Neither scale, cap nor bias touches it.
         k_scale: keys are stored as ``k / k_scale``; None is 1. int8 pages need one.
         v_scale: the same for values.
+        rotary: cosines and sines, both ``[T, D / 2]`` in any float dtype: features ``i`` and ``i + D / 2`` of
+            each query and new key are turned by angle ``i`` of their token before anything else is done
+            with them. Only for implementations that say they rotate; callers rotate for the others.
         implementation: a name in :data:`IMPLEMENTATIONS`.
 
     Returns:
@@ -168,7 +187,11 @@ def paged_attention(
     """
     _check_shapes(q, k, v, metadata)
     _check_options(q, kv_pages, alibi_slopes, sliding_window, soft_cap, sinks, k_scale, v_scale)
-    return get_implementation(implementation).attend(
+    attend = get_implementation(implementation).attend
+    if rotary is not None:
+        _check_rotary(q, rotary, implementation)
+        attend = partial(attend, rotary=rotary)
+    return attend(
         q,
         k,
         v,
@@ -199,6 +222,17 @@ def _check_shapes(q: jax.Array, k: jax.Array, v: jax.Array, metadata: AttentionM
         )
     if metadata.decode_only and num_tokens != num_seqs:
         raise ValueError(f"decode_only wants a token a row, got {num_tokens} tokens, {num_seqs} rows")
+
+
+def _check_rotary(q: jax.Array, rotary: tuple[jax.Array, jax.Array], implementation: str) -> None:
+    """Static checks of the angles, at trace time. Raises ValueError."""
+    if not get_implementation(implementation).rotates:
+        raise ValueError(
+            f"the implementation {implementation!r} takes queries and keys that are rotated already"
+        )
+    for name, angles in zip(("cos", "sin"), rotary, strict=True):
+        if q.shape[2] % 2 or angles.shape != (q.shape[0], q.shape[2] // 2):
+            raise ValueError(f"{name} {angles.shape} does not fit q {q.shape}")
 
 
 def _check_options(

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from vllm_jax.kernels.attention import paged_attention
+from vllm_jax.kernels.attention import get_implementation, paged_attention
 from vllm_jax.kernels.dense import causal_attention
 from vllm_jax.kernels.metadata import AttentionMetadata
+from vllm_jax.layers.rotary import apply_rotary
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Attention:
         kv_pages: jax.Array | None = None,
         metadata: AttentionMetadata | None = None,
         *,
+        rotary: tuple[jax.Array, jax.Array] | None = None,
         sinks: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Attends over the pages, or without pages over the tokens as one sequence.
@@ -56,6 +58,7 @@ class Attention:
             v: as ``k``.
             kv_pages: one layer's pages, or None.
             metadata: the batch; needed with pages.
+            rotary: cosines and sines ``[T, head_dim / 2]`` that turn ``q`` and ``k`` (``layers/rotary.py``).
             sinks: ``[num_heads]``, a learned score in each head's softmax that has no value (gpt-oss).
 
         Returns:
@@ -65,6 +68,10 @@ class Attention:
         q = q.reshape(num_tokens, self.num_heads, self.head_dim)
         k = k.reshape(num_tokens, self.num_kv_heads, self.head_dim)
         v = v.reshape(num_tokens, self.num_kv_heads, self.head_dim)
+        rotates = metadata is not None and get_implementation(metadata.implementation).rotates
+        if rotary is not None and not rotates:
+            q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
+            rotary = None
         slopes = None if self.alibi_slopes is None else jnp.asarray(self.alibi_slopes, jnp.float32)
         if kv_pages is None:
             out = causal_attention(
@@ -91,6 +98,7 @@ class Attention:
                 sliding_window=self.sliding_window,
                 soft_cap=self.soft_cap,
                 sinks=sinks,
+                rotary=rotary,
                 implementation=metadata.implementation,
             )
         return out.reshape(num_tokens, self.num_heads * self.head_dim), kv_pages

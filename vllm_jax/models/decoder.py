@@ -21,7 +21,7 @@ from vllm_jax.layers.embedding import Embedding
 from vllm_jax.layers.linear import Linear, matmul
 from vllm_jax.layers.mlp import ACTIVATIONS, GatedMLP
 from vllm_jax.layers.norm import RMSNorm
-from vllm_jax.layers.rotary import Rotary, apply_rotary
+from vllm_jax.layers.rotary import Rotary
 from vllm_jax.models.hf_config import FieldReader
 from vllm_jax.models.rope_config import read_rope
 from vllm_jax.weights.table import Ignorable, Weight, WeightTable
@@ -251,8 +251,7 @@ class DecoderAttention(nnx.Module):
         v = self.v_proj(x).reshape(-1, self.attention.num_kv_heads, head_dim)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
-        out, kv_pages = self.attention(q, k, v, kv_pages, metadata)
+        out, kv_pages = self.attention(q, k, v, kv_pages, metadata, rotary=(cos, sin))
         return self.o_proj(out), kv_pages
 
 
