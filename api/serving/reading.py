@@ -143,6 +143,8 @@ class Reading:
             return output
         if reasoning.marks is None or self.opening == "open" or output.grammar is not None:
             return dataclasses.replace(output, after=reasoning.end)
+        if output.structural_tag is not None:  # most of it is free text anyway
+            return output
         return dataclasses.replace(output, preamble=(reasoning.marks.start, reasoning.marks.end))
 
     def _shown(self, tokenizer: Tokenizer | None) -> list[int]:

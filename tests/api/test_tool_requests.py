@@ -182,5 +182,11 @@ def test_a_grammar_begins_behind_the_reasoning() -> None:
             output = constrained(prompt, format, params, **fields)
             assert output is not None and (output.after, output.preamble) == (after, preamble)
     assert constrained("", "qwen3", SamplingParams(), **tools) is None
+    for kind, after in (
+        (StructuredOutput(grammar='start: "a"'), "</think>"),
+        (StructuredOutput(structural_tag='{"structures": [], "triggers": ["<"]}'), None),
+    ):
+        output = constrained("assistant:", "qwen3", SamplingParams(structured_output=kind))
+        assert output is not None and (output.after, output.preamble) == (after, None)
     with pytest.raises(Exception, match="tool_choice"):
         constrained("", "qwen3", SamplingParams(structured_output=StructuredOutput(regex="a")), **tools)
