@@ -52,8 +52,13 @@ def random(logits: jax.Array, r: RandomInputs) -> jax.Array:
         ``[S]`` int32 in ``[0, V)``: a function of the row's logits, parameters, seed and position only.
     """
     blocks = blocked(clean(logits))
-    drawn = _draw(filtered_weights(blocks, r), _uniforms(r.seed, r.position))
-    return jnp.where(r.temperature == 0, _argmax(blocks), drawn)
+    best = _argmax(blocks)
+    drawn = lax.cond(  # a batch that is all greedy, but for a mask or logprobs, draws nothing
+        jnp.any(r.temperature != 0),
+        lambda: _draw(filtered_weights(blocks, r), _uniforms(r.seed, r.position)),
+        lambda: best,
+    )
+    return jnp.where(r.temperature == 0, best, drawn)
 
 
 def full(logits: jax.Array, f: FullInputs, num_logprobs: int) -> tuple[jax.Array, SampledLogprobs]:
