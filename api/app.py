@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
+from api.anthropic_errors import AnthropicErrorMiddleware
 from api.auth import OPEN_PATHS, ApiKeyMiddleware
 from api.errors import install_handlers
 from api.http_metrics import HttpMetricsMiddleware
@@ -15,6 +16,7 @@ from api.routes import (
     completions,
     health,
     invocations,
+    messages,
     models,
     page,
     prefix_cache,
@@ -52,6 +54,7 @@ def create_app(context: ServerContext) -> FastAPI:
         chat,
         completions,
         responses,
+        messages,
         models,
         tokenize,
         health,
@@ -71,6 +74,7 @@ def create_app(context: ServerContext) -> FastAPI:
         max_head=http.h11_max_incomplete_event_size,
         max_headers=http.h11_max_header_count,
     )
+    app.add_middleware(AnthropicErrorMiddleware)
     if http.allowed_origins:
         app.add_middleware(
             CORSMiddleware,

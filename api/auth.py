@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.anthropic_errors import anthropic_path
 from api.errors import ApiError
 
 OPEN_PATHS = frozenset({"/", "/health", "/ping", "/version"})
@@ -16,6 +17,8 @@ OPEN_PATHS = frozenset({"/", "/health", "/ping", "/version"})
 
 class ApiKeyMiddleware:
     """Lets a request pass only with one of ``keys`` as its bearer token, or to one of ``open_paths``.
+
+    On the paths of Anthropic's API the header ``x-api-key`` may hold the key instead.
 
     Keys are compared as digests, each with :func:`hmac.compare_digest` and all of them every time, so that
     the time of the answer tells neither how much of a key was right nor which key it was.
@@ -28,7 +31,7 @@ class ApiKeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
-        if scope["type"] != "http" or self._open(scope) or self._authorized(dict(scope["headers"])):
+        if scope["type"] != "http" or self._open(scope) or self._authorized(scope):
             await self._app(scope, receive, send)
             return
         error = ApiError(
@@ -44,8 +47,11 @@ class ApiKeyMiddleware:
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         return scope["method"] == "OPTIONS" or path in self._open_paths
 
-    def _authorized(self, headers: Mapping[bytes, bytes]) -> bool:
+    def _authorized(self, scope: Scope) -> bool:
+        headers = dict(scope["headers"])
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if not scheme and anthropic_path(scope):  # that API's clients have a header of their own
+            scheme, token = b"bearer", headers.get(b"x-api-key", b"")
         given = _digest(token.strip())
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
         return any(matches) and scheme.lower() == b"bearer"

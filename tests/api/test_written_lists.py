@@ -7,6 +7,7 @@ from server_process import REPO
 
 from api.protocol.chat import ChatCompletionRequest
 from api.protocol.completions import CompletionRequest
+from api.protocol.messages_unsupported import NO_EFFECT_ON_MESSAGES, REFUSED_BY_MESSAGES
 from api.protocol.responses_unsupported import NO_EFFECT_ON_RESPONSES, REFUSED_BY_RESPONSES
 from api.protocol.unsupported import NO_EFFECT, REFUSED
 
@@ -27,6 +28,11 @@ def test_fields_without_effect_are_written_down(name: str) -> None:
 @pytest.mark.parametrize("name", [*REFUSED_BY_RESPONSES, *NO_EFFECT_ON_RESPONSES])
 def test_fields_of_responses_are_written_down(name: str) -> None:
     assert f"`{name}`" in PAGE.split("## Responses")[1].split("## Errors")[0]
+
+
+@pytest.mark.parametrize("name", [*REFUSED_BY_MESSAGES, *NO_EFFECT_ON_MESSAGES])
+def test_fields_of_messages_are_written_down(name: str) -> None:
+    assert f"`{name}`" in PAGE.split("## Messages")[1].split("## Errors")[0]
 
 
 def test_the_lists_do_not_overlap() -> None:
