@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from api.errors import bad_request
 from api.protocol.base import RequestModel
-from api.protocol.unsupported import REFUSED, Refusal, report_unknown
+from api.protocol.unsupported import REFUSED, Refusal, check_chat_fields, report_unknown
 
 REFUSED_BY_MESSAGES: dict[str, Refusal] = {
     "container": Refusal("There are no containers."),
     "mcp_servers": Refusal("The server calls no other server.", lambda value, body: value == []),
     "context_management": Refusal("Conversations are not edited."),
-    "n": Refusal("A message is one answer.", lambda value, body: value == 1),
 }
 """Refused with a 400 that names them, beside what chats refuse."""
 
@@ -38,5 +37,6 @@ def check_message_fields(request: RequestModel, request_id: str, *, strict: bool
     for name, refusal in {**REFUSED, **REFUSED_BY_MESSAGES}.items():
         if name in body and name not in declared and not refusal.harmless(body[name], body):
             raise bad_request(f"{name} cannot be honoured. {refusal.why}", name)
+    check_chat_fields(request, "/v1/messages")
     known = NO_EFFECT_ON_MESSAGES.keys() | REFUSED_BY_MESSAGES.keys()
     report_unknown(request, request_id, strict=strict, known=known)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from api.errors import bad_request
 from api.protocol.responses import ResponsesRequest
-from api.protocol.unsupported import REFUSED, Refusal, report_unknown
+from api.protocol.unsupported import REFUSED, Refusal, check_chat_fields, report_unknown
 
 REFUSED_BY_RESPONSES: dict[str, Refusal] = {
     "conversation": Refusal("There are no stored conversations; use previous_response_id."),
     "prompt": Refusal("There are no stored prompts; send the text itself."),
     "context_management": Refusal("Conversations are not compacted."),
     "image": Refusal("This server reads text only."),
-    "n": Refusal("A response is one answer.", lambda value, body: value == 1),
 }
 """Refused with a 400 that names them, beside what chats refuse."""
 
@@ -33,5 +32,6 @@ def check_response_fields(request: ResponsesRequest, request_id: str, *, strict:
         declared = name in ResponsesRequest.model_fields
         if name in body and not declared and not refusal.harmless(body[name], body):
             raise bad_request(f"{name} cannot be honoured. {refusal.why}", name)
+    check_chat_fields(request, "/v1/responses")
     known = NO_EFFECT_ON_RESPONSES.keys() | REFUSED_BY_RESPONSES.keys()
     report_unknown(request, request_id, strict=strict, known=known)

@@ -12,6 +12,7 @@ from typing import Any
 
 from api.errors import bad_request, printable
 from api.protocol.base import RequestModel
+from api.protocol.chat import ChatCompletionRequest
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,22 @@ def check_fields(request: RequestModel, request_id: str, *, strict: bool) -> Non
         if name in body and not refusal.harmless(body[name], body):
             raise bad_request(f"{name} cannot be honoured. {refusal.why}", name)
     report_unknown(request, request_id, strict=strict)
+
+
+def check_chat_fields(request: RequestModel, path: str) -> None:
+    """Refuses fields that chats have and this endpoint has not, where they ask for something.
+
+    They would be unknown here and pass with a warning, although the client means what a chat does with them.
+
+    Raises:
+        ApiError: 400, there is such a field; ``param`` names it.
+    """
+    declared = type(request).model_fields
+    for name, value in request.given.items():
+        foreign = name in ChatCompletionRequest.model_fields and name not in declared
+        nothing = value in (False, "", [], {}) or (name == "n" and value == 1)
+        if foreign and name not in NO_EFFECT and not nothing:
+            raise bad_request(f"{name} is a field of chats; {path} has none of that name.", name)
 
 
 def report_unknown(

@@ -168,6 +168,8 @@ def test_the_events_of_a_stream(client: TestClient) -> None:
         ),
         (400, "invalid_request_error", "stop_sequences", {"stop_sequences": list("abcde")}),
         (400, "invalid_request_error", "mcp_servers", {"mcp_servers": [{"url": "http://x"}]}),
+        (400, "invalid_request_error", "stop is a field of chats", {"stop": "x"}),
+        (400, "invalid_request_error", "response_format", {"response_format": {"type": "json_object"}}),
         (400, "invalid_request_error", "computer", {"tools": [{"type": "computer_1", "name": "c"}]}),
         (400, "invalid_request_error", "tool_choice", {"tool_choice": {"type": "some"}}),
         (404, "not_found_error", "nobody", {"model": "nobody"}),
