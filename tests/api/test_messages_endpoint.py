@@ -13,7 +13,7 @@ from server_process import Server
 PATH = "/v1/messages"
 USER: list[Any] = [{"role": "user", "content": "Hello!"}]
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
-EXTRA: dict[str, Any] = {"temperature": 0, "extra_body": {"ignore_eos": True}}
+EXTRA: dict[str, Any] = {"extra_body": GREEDY}  # newer clients have no temperature of their own
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_the_official_client(official: anthropic.Anthropic) -> None:
         official.messages.count_tokens(model="tiny", messages=USER).input_tokens == whole.usage.input_tokens
     )
     with pytest.raises(anthropic.BadRequestError):
-        official.messages.create(model="tiny", messages=USER, max_tokens=1, temperature=5)
+        official.messages.create(model="tiny", messages=USER, max_tokens=1, extra_body={"temperature": 5})
     with pytest.raises(anthropic.NotFoundError):
         official.messages.create(model="nobody", messages=USER, max_tokens=1)
 
