@@ -46,6 +46,14 @@ def test_metrics_can_be_opened(make_client: Any) -> None:
         ("POST", "/v1/completions"),
         ("POST", "/tokenize"),
         ("POST", "/detokenize"),
+        ("GET", "/tokenizer_info"),
+        ("GET", "/load"),
+        ("POST", "/reset_prefix_cache"),
+        ("POST", "/invocations"),
+        ("POST", "/v1/responses"),
+        ("GET", "/v1/responses/resp_1"),
+        ("DELETE", "/v1/responses/resp_1"),
+        ("POST", "/v1/responses/resp_1/cancel"),
     ],
 )
 def test_everything_else_needs_a_key(guarded: TestClient, method: str, path: str) -> None:
@@ -56,7 +64,7 @@ def test_everything_else_needs_a_key(guarded: TestClient, method: str, path: str
         {"Authorization": "first-key"},
         {"Authorization": "Basic first-key"},
     ):
-        response = guarded.request(method, path, headers=headers)
+        response = guarded.request(method, f"http://testserver{path}", headers=headers)
         assert response.status_code == 401, (path, headers)
         assert response.headers["www-authenticate"] == "Bearer"
         error = response.json()["error"]
