@@ -252,7 +252,7 @@ def test_the_official_client(official: anthropic.Anthropic) -> None:
         pieces = list(stream.text_stream)
         final = stream.get_final_message()
     assert "".join(pieces) == whole.content[0].text
-    assert final.content == whole.content and final.usage.output_tokens == 12
+    assert final.content[0].text == whole.content[0].text and final.usage.output_tokens == 12
     assert final.stop_reason == whole.stop_reason == "max_tokens"
     assert (
         official.messages.count_tokens(model="tiny", messages=USER).input_tokens == whole.usage.input_tokens
