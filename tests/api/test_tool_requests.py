@@ -159,6 +159,17 @@ def test_where_the_answer_begins() -> None:
         assert reading("x", "deepseek_r1", messages=last, continue_final_message=True).opening == opening
 
 
+def test_ids_are_such_as_the_templates_take() -> None:
+    tools = read_tools(ChatCompletionRequest(messages=[{"role": "user", "content": "x"}]))  # type: ignore[list-item]
+    ids = {
+        name: {Reading(tools, AnswerFormats(TOOL_FORMATS[name])).call_id() for _ in range(50)}
+        for name in TOOL_FORMATS
+    }
+    assert all(len(found) == 50 for found in ids.values())
+    assert all(len(one) == 9 and one.isalnum() for one in ids["mistral"])
+    assert all(one.startswith("call_") for one in ids["hermes"])
+
+
 def test_a_grammar_begins_behind_the_reasoning() -> None:
     def constrained(
         prompt: str, format: str, params: SamplingParams, **fields: Any

@@ -1,0 +1,263 @@
+"""Calls that a request requires: constrained decoding makes them, whatever the model would say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+import httpx
+import jsonschema
+import openai
+import pytest
+import scripted_model
+from client_bodies import TOOL_CASES
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from pydantic import BaseModel, Field
+from server_process import Server, launch
+from sse_reader import read_events
+
+SCRIPTS = {
+    "plain": "I would rather talk about other matters.",
+    "thinks": '<think>I need {a} tool.</think>[{"name":"paint","parameters":{"color":"red"}}]',
+    "early": '{"color":"green","times":3}',
+    "object": '{ "color": "green", "times": 42 }',
+    "calls": '[{"name":"move","parameters":{"by":[true]}}]',
+    "form": '{ "ok": true }',
+    "</think>": "No tools, please. Words only!",
+    "<think>": 'Red it is.</think>[{"name":"paint","parameters":{"color":"red","times":2}}] and more',
+}
+PAINT = {
+    "type": "object",
+    "properties": {
+        "color": {"$ref": "#/$defs/color"},
+        "times": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 99}, {"type": "null"}]},
+    },
+    "required": ["color"],
+    "$defs": {"color": {"enum": ["red", "green", "dark blue"]}},
+}
+MOVE = {
+    "type": "object",
+    "properties": {"by": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3}},
+    "required": ["by"],
+}
+SCHEMAS = {"paint": PAINT, "move": MOVE, "stop": {"type": "object", "maxProperties": 0}}
+TOOLS = [
+    {"type": "function", "function": {"name": "paint", "description": "Paints.", "parameters": PAINT}},
+    {"type": "function", "function": {"name": "move", "parameters": MOVE}},
+    {"type": "function", "function": {"name": "stop"}},
+]
+QUIET: dict[str, Any] = {"reasoning_effort": "none"}
+"""The template knows reasoning: a model of chance may otherwise begin with it, and never end."""
+ASK = [{"role": "user", "content": "Paint it red."}]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    checkpoint = scripted_model.save(tmp_path_factory.mktemp("scripted"), SCRIPTS)
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    server = launch(str(checkpoint), ["--served-model-name", "tiny"], log)
+    server.wait_until_ready()
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+def ask(http: httpx.Client, status: int = 200, **more: Any) -> dict[str, Any]:
+    body = {**QUIET, "messages": ASK, "tools": TOOLS, "tool_choice": "required", "max_tokens": 200, **more}
+    response = http.post("/v1/chat/completions", json=body)
+    assert response.status_code == status, response.text
+    return response.json() if status == 200 else response.json()["error"]
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def check_calls(message: dict[str, Any]) -> list[str]:
+    """All calls of a message satisfy their schemas; returns their names."""
+    assert message["content"] is None
+    for call in message["tool_calls"]:
+        arguments = json.loads(call["function"]["arguments"])
+        jsonschema.validate(arguments, SCHEMAS[call["function"]["name"]])
+    return [call["function"]["name"] for call in message["tool_calls"]]
+
+
+def test_required_calls_satisfy_their_schemas(http: httpx.Client) -> None:
+    names: list[str] = []
+    answer = ask(http, n=12, seed=3, temperature=1.5)
+    for choice in answer["choices"]:
+        assert choice["finish_reason"] in ("tool_calls", "length")  # there may be any number of calls
+        names += check_calls(choice["message"])
+    assert len(names) >= 12
+
+
+def test_one_call_only(http: httpx.Client) -> None:
+    for choice in ask(http, n=6, seed=1, temperature=1.5, parallel_tool_calls=False)["choices"]:
+        assert choice["finish_reason"] == "tool_calls"
+        assert len(check_calls(choice["message"])) == 1
+
+
+def test_named_calls(http: httpx.Client) -> None:
+    for choice in ask(http, n=6, seed=2, temperature=1.5, tool_choice=named("paint"))["choices"]:
+        assert choice["finish_reason"] == "stop"
+        assert check_calls(choice["message"]) == ["paint"]
+    script = {"chat_template_kwargs": {"script": "early"}, "reasoning_effort": None, "temperature": 0}
+    [choice] = ask(http, tool_choice=named("paint"), **script)["choices"]
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == SCRIPTS["early"]
+    old = {"tools": None, "tool_choice": None, "functions": [TOOLS[0]["function"]]}
+    [choice] = ask(http, function_call={"name": "paint"}, **old, **script)["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["function_call"] == {"name": "paint", "arguments": SCRIPTS["early"]}
+
+
+def test_a_required_call_that_was_cut_off(http: httpx.Client) -> None:
+    for choice in (named("paint"), "required"):
+        [answer] = ask(http, max_tokens=1, tool_choice=choice)["choices"]
+        assert answer["finish_reason"] == "length"
+        assert answer["message"]["tool_calls"] == [] and answer["message"]["content"] is None
+
+
+@pytest.mark.parametrize("choice", ["required", named("paint")])
+def test_stream_says_the_same(http: httpx.Client, choice: Any) -> None:
+    body = {"tool_choice": choice, "seed": 5, "temperature": 1.0, "n": 2}
+    whole = ask(http, **body)["choices"]
+    sent = {**QUIET, "messages": ASK, "tools": TOOLS, "max_tokens": 200, "stream": True, **body}
+    calls: list[list[dict[str, str]]] = [[], []]
+    for chunk in read_events(http.post("/v1/chat/completions", json=sent).text):
+        for part in chunk["choices"]:
+            for piece in part["delta"].get("tool_calls", []):
+                if piece.get("id"):
+                    calls[part["index"]].append(dict(piece["function"]))
+                else:
+                    calls[part["index"]][piece["index"]]["arguments"] += piece["function"]["arguments"]
+    complete = [[call["function"] for call in answer["message"]["tool_calls"]] for answer in whole]
+    assert [found[: len(wanted)] for found, wanted in zip(calls, complete, strict=True)] == complete
+
+
+def test_reasoning_comes_before_the_call(http: httpx.Client) -> None:
+    thinks = {"temperature": 0, "reasoning_effort": None, "chat_template_kwargs": {"script": "thinks"}}
+    [choice] = ask(http, **thinks)["choices"]
+    assert choice["message"]["reasoning"] == "I need {a} tool."
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"color":"red"}'
+    [choice] = ask(http, temperature=0, reasoning_effort="low")["choices"]
+    assert choice["message"]["reasoning"] == "Red it is." and choice["message"]["content"] is None
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"color":"red","times":2}'
+    [choice] = ask(http, seed=4, parallel_tool_calls=False)["choices"]
+    assert choice["message"]["reasoning"] is None
+    assert check_calls(choice["message"])
+
+
+def test_a_form_or_calls(http: httpx.Client) -> None:
+    """With response_format and auto, the answer has the form or is a list of calls."""
+    form = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    form["additionalProperties"] = False
+    response_format = {"type": "json_schema", "json_schema": {"name": "form", "schema": form}}
+    body = {"temperature": 0, "tool_choice": "auto", "response_format": response_format}
+
+    def said(script: str) -> dict[str, Any]:
+        kwargs = {"chat_template_kwargs": {"script": script}, "reasoning_effort": None}
+        return ask(http, **body, **kwargs)["choices"][0]
+
+    calls = said("calls")
+    assert calls["finish_reason"] == "tool_calls" and check_calls(calls["message"])[0] == "move"
+    answer = said("form")
+    assert answer["finish_reason"] == "stop" and "tool_calls" not in answer["message"]
+    assert json.loads(answer["message"]["content"]) == {"ok": True}
+    error = ask(http, 400, tool_choice="auto", structured_outputs={"regex": "a+"})
+    assert error["param"] == "structured_outputs"
+
+
+def test_schemas_that_cannot_be_enforced_are_refused(http: httpx.Client) -> None:
+    for parameters in (
+        {"type": "object", "properties": {"a": {"$ref": "https://example.org/schema"}}},
+        {"type": "object", "properties": {"a": {"$ref": "#/$defs/missing"}}},
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}},
+    ):
+        bad = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": parameters}}]
+        assert ask(http, 400, tools=bad)["param"] == "tools"
+        assert ask(http, 400, tools=bad, tool_choice=named("f"))["param"] == "tools"
+
+
+@pytest.mark.parametrize("body", [case[1] for case in TOOL_CASES], ids=[case[0] for case in TOOL_CASES])
+def test_bodies_of_clients(http: httpx.Client, body: dict[str, Any]) -> None:
+    response = http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+
+
+class Color(StrEnum):
+    RED = "red"
+    GREEN = "green"
+
+
+class Paint(BaseModel):
+    """How to paint."""
+
+    color: Color = Field(description="of the paint")
+    times: int = Field(ge=0, le=99)
+
+
+@tool
+def move(by: bool) -> str:
+    """Moves."""
+    return f"moved by {by}"
+
+
+def langchain(server: Server, **settings: Any) -> ChatOpenAI:
+    return ChatOpenAI(model="tiny", base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0, **settings)
+
+
+def test_langchain_required_and_named(server: Server) -> None:
+    model = langchain(server, temperature=1, seed=7, reasoning_effort="none")
+    for choice in ("any", "required", "move"):
+        answer = model.bind_tools([move, Paint], tool_choice=choice).invoke("Go.")
+        assert isinstance(answer, AIMessage) and answer.tool_calls and not answer.invalid_tool_calls
+        if choice == "move":
+            assert answer.tool_calls[0]["args"].keys() == {"by"}
+            assert move.invoke(answer.tool_calls[0]).content.startswith("moved by")
+
+
+@pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
+def test_langchain_structured_output(server: Server, method: Any) -> None:
+    script = {"chat_template_kwargs": {"script": "object"}}
+    model = langchain(server, temperature=0, max_tokens=60, extra_body=script)
+    structured = model.with_structured_output(Paint, method=method)
+    paint = structured.invoke("Paint, as JSON.")
+    assert paint == Paint(color=Color.GREEN, times=42) or method == "function_calling"
+    assert isinstance(paint, Paint)
+    *_, last = structured.stream("Paint, as JSON.")
+    assert last == paint
+
+
+def test_openai_client(server: Server) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0)
+    tools = [openai.pydantic_function_tool(Paint)]
+    parsed = client.chat.completions.parse(
+        model="tiny",
+        messages=ASK,
+        tools=tools,
+        tool_choice="required",
+        parallel_tool_calls=False,
+        seed=1,
+        reasoning_effort="none",
+    )
+    [call] = parsed.choices[0].message.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, Paint)
+    choice = {"type": "function", "function": {"name": "Paint"}}
+    with client.chat.completions.stream(
+        model="tiny", messages=ASK, tools=tools, tool_choice=choice, seed=2, reasoning_effort="none"
+    ) as events:
+        kinds = [event.type for event in events]
+        final = events.get_final_completion().choices[0]
+    assert "tool_calls.function.arguments.done" in kinds
+    [call] = final.message.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, Paint)
