@@ -14,6 +14,7 @@ from api.limits import LimitMiddleware
 from api.routes import (
     chat,
     completions,
+    embeddings,
     health,
     invocations,
     messages,
@@ -53,6 +54,7 @@ def create_app(context: ServerContext) -> FastAPI:
     modules = (
         chat,
         completions,
+        embeddings,
         responses,
         messages,
         models,

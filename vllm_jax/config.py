@@ -43,6 +43,9 @@ class ModelConfig:
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = "auto"
     """Type of the weights and activations. "auto" takes the checkpoint's own, and bfloat16 for a float16 one;
     float16 itself is refused."""
+    runner: Literal["auto", "generate", "pooling"] = "auto"
+    """What the model is for. Any model generates; with "pooling", or where "auto" finds the pooling of an
+    embedding model in its directory, it serves embeddings too."""
     load_format: Literal["auto", "safetensors", "dummy"] = "auto"
     """"dummy" fills the weights with random numbers (seeded by --seed); the tokenizer is still read."""
     download_dir: str | None = None

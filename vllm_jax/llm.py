@@ -26,7 +26,7 @@ from vllm_jax.engine.info import ModelInfo
 from vllm_jax.engine.loading import load_engine
 from vllm_jax.engine.request import Request
 from vllm_jax.errors import ConfigError, InvalidRequestError
-from vllm_jax.outputs import RequestOutput
+from vllm_jax.outputs import EmbeddingOutput, EmbeddingRequestOutput, RequestOutput
 from vllm_jax.progress import no_progress, progress_bars
 from vllm_jax.sampling_params import SamplingParams
 from vllm_jax.tokenizer.base import Tokenizer
@@ -49,7 +49,6 @@ Prompt = str | TextPrompt | TokensPrompt
 Message = Mapping[str, Any]
 
 _COMPATIBLE_SETTINGS: Mapping[str, tuple[object, ...]] = {
-    "runner": ("auto", "generate"),
     "tokenizer_mode": ("auto",),
     "quantization": (None,),
     "enable_lora": (False,),
@@ -59,12 +58,11 @@ _COMPATIBLE_SETTINGS: Mapping[str, tuple[object, ...]] = {
 """Settings of other engines that scripts pass along, and the values that mean what this engine does anyway.
 ``enforce_eager`` has no effect: every program is compiled before the first request."""
 
-_EMBEDDING = "only text generation is supported"
+_POOLING = "there are embed() and text generation"
 _NOT_SUPPORTED: Mapping[str, str] = {
-    "embed": _EMBEDDING,
-    "encode": _EMBEDDING,
-    "classify": _EMBEDDING,
-    "score": _EMBEDDING,
+    "encode": _POOLING,
+    "classify": _POOLING,
+    "score": _POOLING,
     "collective_rpc": "there are no worker processes to call",
     "sleep": "weights and cache stay on the device",
     "wake_up": "weights and cache stay on the device",
@@ -272,6 +270,22 @@ class LLM:
             )
             for request, search in zip(requests, searches, strict=True)
         ]
+
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], *, use_tqdm: bool = True
+    ) -> list[EmbeddingRequestOutput]:
+        """Embeds every prompt, batched together: ``output.outputs.embedding`` is a list of floats.
+
+        Raises:
+            InvalidRequestError: the model is no embedding model, or a prompt cannot be served.
+        """
+        params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, embed=True)
+        found = []
+        for output in self.generate(prompts, params, use_tqdm=use_tqdm):
+            assert output.embedding is not None
+            embedding = EmbeddingOutput(output.embedding.tolist())
+            found.append(EmbeddingRequestOutput(output.request_id, output.prompt_token_ids, embedding))
+        return found
 
     def get_metrics(self) -> list[Metric]:
         """The engine's Prometheus metric families, with their samples."""

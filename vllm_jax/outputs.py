@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
@@ -77,7 +79,8 @@ class RequestOutput:
     """A delta, or after merging the whole, of one request's answer.
 
     ``outputs`` holds only the sequences that have something new, in index order. ``prompt_logprobs`` comes
-    once, in the first delta: None for the first prompt token, then one dict a position.
+    once, in the first delta: None for the first prompt token, then one dict a position. ``embedding`` is the
+    prompt's, ``[H]`` float32, where it was asked for.
     """
 
     request_id: str
@@ -88,6 +91,7 @@ class RequestOutput:
     prompt_logprobs: list[PositionLogprobs | None] | None = None
     num_cached_tokens: int = 0
     metrics: RequestMetrics | None = None
+    embedding: np.ndarray | None = None
 
     def merge(self, later: RequestOutput) -> None:
         """Appends ``later``, a delta of the same request, to this output (mutated)."""
@@ -101,5 +105,23 @@ class RequestOutput:
         self.finished = later.finished
         if later.prompt_logprobs is not None:
             self.prompt_logprobs = later.prompt_logprobs
+        if later.embedding is not None:
+            self.embedding = later.embedding
         self.num_cached_tokens = max(self.num_cached_tokens, later.num_cached_tokens)
         self.metrics = later.metrics
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    """One prompt's embedding, ``[H]``."""
+
+    embedding: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequestOutput:
+    """What :meth:`LLM.embed` gives for one prompt."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    outputs: EmbeddingOutput

@@ -68,6 +68,7 @@ class SamplingParams:
         spaces_between_special_tokens: Put spaces between special tokens in the text.
         shown_special_token_ids: Special tokens that stay in the text although the others are left out.
         detokenize: Produce text at all.
+        embed: Give the prompt's embedding; the one token that is sampled means nothing.
 
     Raises:
         InvalidRequestError: a value is of the wrong type or out of range; ``param`` names the field.
@@ -99,6 +100,7 @@ class SamplingParams:
     spaces_between_special_tokens: bool = True
     shown_special_token_ids: list[int] = field(default_factory=list)
     detokenize: bool = True
+    embed: bool = False
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -111,6 +113,7 @@ class SamplingParams:
             "skip_special_tokens",
             "spaces_between_special_tokens",
             "detokenize",
+            "embed",
         ):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidRequestError(f"{name} must be a boolean, got {_show(getattr(self, name))}", name)

@@ -91,8 +91,7 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--hf-config-path": _refused("the config is read from the model's directory"),
     "--model-loader-extra-config": _value("the loader has no such settings", "{}"),
     "--quantization": _refused("quantization is not supported by this version", "none", "None"),
-    "--runner": _refused("this server generates", "auto", "generate"),
-    "--task": _refused("this server generates", "auto", "generate"),
+    "--task": _refused("it is --runner that says what a model is for", "auto", "generate"),
     "--logits-processors": _refused("code from outside is never run", values=-1),
     "--middleware": _refused("code from outside is never run", values=-1),
     # Features that come later

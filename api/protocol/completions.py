@@ -14,7 +14,7 @@ MAX_PROMPTS = 1024
 """Prompts of one request at most."""
 
 _Id = Annotated[int, Field(strict=True)]
-_Ids = Annotated[list[_Id], Field(max_length=MAX_LIST, fail_fast=True)]
+TokenIdPrompt = Annotated[list[_Id], Field(max_length=MAX_LIST, fail_fast=True)]
 
 
 class CompletionRequest(GenerationRequest):
@@ -22,9 +22,9 @@ class CompletionRequest(GenerationRequest):
 
     prompt: (
         str
-        | _Ids
+        | TokenIdPrompt
         | Annotated[list[str], Field(max_length=MAX_PROMPTS, fail_fast=True)]
-        | Annotated[list[_Ids], Field(max_length=MAX_PROMPTS, fail_fast=True)]
+        | Annotated[list[TokenIdPrompt], Field(max_length=MAX_PROMPTS, fail_fast=True)]
         | None
     ) = None
     logprobs: int | None = None

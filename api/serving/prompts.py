@@ -103,14 +103,16 @@ class PromptMaker:
 
         return await self._rendered(body, make)
 
-    async def completion(self, body: CompletionRequest) -> list[Prompt]:
-        """The prompts of a text completion, in order. Their text is there where they are to be echoed.
+    async def completion(self, body: CompletionRequest, *, most: int = MAX_PROMPTS) -> list[Prompt]:
+        """The prompts of a text completion, ``most`` at most, in order.
+
+        Their text is there where they are to be echoed.
 
         Raises:
             ApiError: 400, a prompt is empty, or a text without a tokenizer.
         """
         limit = self._truncation(body)
-        given = _prompt_list(body)
+        given = _prompt_list(body, most)
 
         def make() -> list[Prompt]:
             return [self._completion_prompt(prompt, body, limit) for prompt in given]
@@ -260,7 +262,7 @@ def _longest_piece(tokenizer: Tokenizer) -> int:
     return max(len(tokenizer.id_to_piece(i) or "") for i in range(tokenizer.max_token_id + 1))
 
 
-def _prompt_list(body: CompletionRequest) -> list[str | list[int]]:
+def _prompt_list(body: CompletionRequest, most: int) -> list[str | list[int]]:
     """The prompts one by one. Raises ApiError (400): there is none, one is empty, or there are too many."""
     prompt = body.prompt
     prompts: list[Any]
@@ -270,6 +272,6 @@ def _prompt_list(body: CompletionRequest) -> list[str | list[int]]:
         prompts = list(prompt or ())
     if not prompts or any(not p for p in prompts):
         raise bad_request("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
-    if len(prompts) > MAX_PROMPTS:
-        raise bad_request(f"prompt must have at most {MAX_PROMPTS} prompts, got {len(prompts)}.", "prompt")
+    if len(prompts) > most:
+        raise bad_request(f"prompt must have at most {most} prompts, got {len(prompts)}.", "prompt")
     return prompts

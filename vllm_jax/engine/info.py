@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm_jax.weights.pooling import Pooling
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -12,6 +14,7 @@ class ModelInfo:
 
     ``default_sampling`` holds the sampling defaults of the model's generation config, under the names of
     :class:`~vllm_jax.sampling_params.SamplingParams` (``max_new_tokens`` becomes ``max_tokens``).
+    ``pooling``: how prompts are embedded, in ``hidden_size`` numbers, or None.
     ``cpu_kernels`` says, on a CPU, which native kernels run, or why none do.
     """
 
@@ -37,6 +40,8 @@ class ModelInfo:
     warm_up_seconds: float
     load_seconds: float
     cpu_kernels: str | None = None
+    pooling: Pooling | None = None
+    hidden_size: int = 0
     eos_token_ids: frozenset[int] = frozenset()
     default_sampling: dict[str, Any] = field(default_factory=dict)
 

@@ -37,6 +37,7 @@ from vllm_jax.tokenizer.loader import load_tokenizer
 from vllm_jax.weights.dtype import resolve_dtype
 from vllm_jax.weights.files import read_config, read_generation_config, read_json
 from vllm_jax.weights.hub import resolve_directory
+from vllm_jax.weights.pooling import Pooling, read_pooling
 
 _GENERATION_KEYS = {
     "temperature": "temperature",
@@ -85,6 +86,7 @@ def load_engine(
     # What the config can refuse is refused before the weights are read.
     longest = resolve(hf_config).read_config(hf_config).max_position
     limits = _limits(config.model, config.scheduler, longest, device)
+    pooling = read_pooling(directory, config.model.runner)
 
     with jax.default_device(device):
         loaded = load_model(
@@ -95,7 +97,7 @@ def load_engine(
             seed=config.model.seed,
             progress=lambda done, total: progress("Loading weights", done, total),
         )
-    runner, kv_spec = _runner(config, loaded, limits, device, implementation, dtype)
+    runner, kv_spec = _runner(config, loaded, limits, device, implementation, dtype, pooling)
     load_seconds = time.monotonic() - started
     blocks = _allocate(config, runner, kv_spec, limits, device)
     runner.warm_up(lambda done, total, _: progress("Compiling programs", done, total))
@@ -141,6 +143,8 @@ def load_engine(
         num_programs=len(runner.programs),
         warm_up_seconds=runner.programs.seconds,
         load_seconds=load_seconds,
+        pooling=pooling,
+        hidden_size=loaded.config.hidden_size,
         cpu_kernels=describe_library() if device.platform == "cpu" else None,
         eos_token_ids=eos_token_ids,
         default_sampling=defaults,
@@ -251,6 +255,7 @@ def _runner(
     device: jax.Device,
     implementation: str,
     dtype: jnp.dtype,
+    pooling: Pooling | None,
 ) -> tuple[ModelRunner, KVSpec]:
     cache = config.cache
     kv_spec = KVSpec(
@@ -272,6 +277,7 @@ def _runner(
         max_model_len=limits.max_model_len,
         max_logprobs=config.model.max_logprobs,
         device=device,
+        pooling=pooling,
     )
     return runner, kv_spec
 

@@ -10,6 +10,8 @@ import logging
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from vllm_jax.engine.logprobs import position_logprobs, prompt_position_logprobs
 from vllm_jax.engine.request import Request
 from vllm_jax.errors import InvalidRequestError
@@ -62,6 +64,7 @@ class _RequestState:
     sequences: list[_SequenceState]
     times: RequestMetrics
     prompt_logprobs: list[PositionLogprobs | None] | None = None
+    embedding: np.ndarray | None = None
     outputs: dict[int, CompletionOutput] = field(default_factory=dict)
 
     @property
@@ -141,6 +144,8 @@ class OutputProcessor:
                 if scores is not None and state.prompt_logprobs is not None:
                     prompt_position_logprobs(state.prompt_logprobs, scores, row.seq, self._tokenizer)
                 if row.seq.num_output_tokens > sequence.num_processed:
+                    if result.embeddings[i] is not None:
+                        state.embedding = result.embeddings[i]
                     stop = self._advance(state, sequence, result.logprobs[i], now)
                     touched[row.seq.request_id] = state
                     if stop is not None:
@@ -221,6 +226,7 @@ class OutputProcessor:
             prompt_logprobs=state.prompt_logprobs,
             num_cached_tokens=state.sequences[0].sequence.num_cached_tokens,
             metrics=times,
+            embedding=state.embedding,
         )
         state.prompt_logprobs = None
         if state.finished:

@@ -100,6 +100,12 @@ def prepare_params(
         InvalidRequestError: they cannot be honoured; the text names the field.
     """
     params.validate_for_model(info.vocab_size, info.max_logprobs)
+    if params.embed and info.pooling is None:
+        raise InvalidRequestError(
+            f"The model {info.model} generates text and gives no embeddings. A model with a pooling of the "
+            "last token does; --runner pooling makes one of any model.",
+            "model",
+        )
     if tokenizer is None and params.stop:
         raise InvalidRequestError(
             "stop needs a tokenizer, and the engine was started with --skip-tokenizer-init.", "stop"

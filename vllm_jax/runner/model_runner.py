@@ -29,6 +29,7 @@ from vllm_jax.sampling.inputs import SampledLogprobs
 from vllm_jax.sampling.mask import full_row
 from vllm_jax.sampling_params import MAX_LOGIT_BIAS, MAX_LOGPROB_TOKEN_IDS
 from vllm_jax.scheduled_batch import ScheduledBatch, ScheduledSequence
+from vllm_jax.weights.pooling import Pooling
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class StepResult:
     tokens: list[int | None]
     logprobs: list[RowLogprobs | None]
     prompt_logprobs: list[RowPromptLogprobs | None]
+    embeddings: list[np.ndarray | None]
 
 
 @dataclass
@@ -95,11 +97,14 @@ class DispatchedStep:
     tokens: jax.Array | None = None
     logprobs: SampledLogprobs | None = None
     scores: SampledLogprobs | None = None
+    embeddings: jax.Array | None = None
 
     def read(self) -> StepResult:
         """Waits for the device and brings the results to the host."""
         rows = self.batch.rows
-        tokens, logprobs, scores = jax.device_get((self.tokens, self.logprobs, self.scores))
+        tokens, logprobs, scores, embeddings = jax.device_get(
+            (self.tokens, self.logprobs, self.scores, self.embeddings)
+        )
         return StepResult(
             tokens=[int(tokens[i]) if row.samples else None for i, row in enumerate(rows)]
             if tokens is not None
@@ -111,7 +116,16 @@ class DispatchedStep:
                 for i, row in enumerate(rows)
             ],
             prompt_logprobs=list(_row_scores(rows, scores)) if scores is not None else [None] * len(rows),
+            embeddings=[
+                embeddings[i] if embeddings is not None and _embeds(row) else None
+                for i, row in enumerate(rows)
+            ],
         )
+
+
+def _embeds(row: ScheduledSequence) -> bool:
+    """Whether this row ends a prompt whose embedding is wanted."""
+    return row.samples and row.seq.params.embed
 
 
 def _row_logprobs(logprobs: SampledLogprobs, i: int) -> RowLogprobs:
@@ -156,7 +170,9 @@ class ModelRunner:
         max_model_len: int,
         max_logprobs: int,
         device: jax.Device,
+        pooling: Pooling | None = None,
     ):
+        self._pooling = pooling
         self.kv_spec = kv_spec
         self.registry = registry
         self.device = device
@@ -196,6 +212,8 @@ class ModelRunner:
         num_pages = self._kv_pages[0].shape[0]
         wanted = [self._forward_program(shape, num_pages) for shape in self.registry.shapes]
         wanted += [self._score_program(tokens) for tokens in self.registry.mixed_tokens]
+        if self._pooling is not None:
+            wanted += [self._pool_program(n) for n in sorted({s.num_tokens for s in self.registry.shapes})]
         wanted += [self._sampler_program("greedy", rows) for rows in self.registry.rows]
         for rows in self.registry.sampler_rows:
             wanted += [self._sampler_program(variant, rows) for variant in ("random", "masked", "full")]
@@ -228,13 +246,18 @@ class ModelRunner:
             step.scores = self.programs["score", inputs.shape.num_tokens](
                 self._leaves, hidden, inputs.score_targets
             )
+        if any(map(_embeds, batch.rows)):
+            ends = np.cumsum([row.num_tokens for row in batch.rows], dtype=np.int32)
+            last = np.zeros(self._pooled_rows(inputs.shape.num_tokens), np.int32)
+            last[: len(ends)] = ends - 1
+            step.embeddings = self.programs["pool", inputs.shape.num_tokens](hidden, last)
         if inputs.sampler is not None:
             if inputs.sampler.num_rows != inputs.shape.num_rows:
                 logits = self.programs["pad", inputs.shape.num_rows](logits)
             sample = self.programs[inputs.sampler.variant, inputs.sampler.num_rows]
             step.tokens, self._history, *logprobs = sample(logits, self._history, *inputs.sampler.arguments)
             step.logprobs = logprobs[0] if logprobs else None
-        for array in jax.tree.leaves((step.tokens, step.logprobs, step.scores)):
+        for array in jax.tree.leaves((step.tokens, step.logprobs, step.scores, step.embeddings)):
             array.copy_to_host_async()
         return step
 
@@ -295,6 +318,19 @@ class ModelRunner:
                 self._like(hidden),
                 self._array((num_tokens,), np.int32),
             ),
+        )
+
+    def _pooled_rows(self, num_tokens: int) -> int:
+        return min(num_tokens, self.registry.max_num_seqs)
+
+    def _pool_program(self, num_tokens: int) -> Program:
+        assert self._pooling is not None
+        forward = self._forward_program(StepShape(num_tokens, 1, False), num_pages=1)
+        hidden, _, _ = jax.eval_shape(forward.function, *forward.arguments)
+        return Program(
+            ("pool", num_tokens),
+            partial(programs.pool, normalize=self._pooling.normalize),
+            (self._like(hidden), self._array((self._pooled_rows(num_tokens),), np.int32)),
         )
 
     def _sampler_program(self, variant: str, rows: int) -> Program:

@@ -180,6 +180,14 @@ def score(
     return jax.tree.map(lambda x: x.reshape(num_tokens + padded, *x.shape[2:])[:num_tokens], scored)
 
 
+def pool(hidden: jax.Array, last: jax.Array, *, normalize: bool) -> jax.Array:
+    """Embeddings: rows ``last [S]`` int32 of ``hidden [T, H]``, ``[S, H]`` float32, of length 1 if wanted."""
+    rows = hidden[last].astype(jnp.float32)
+    if not normalize:
+        return rows
+    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
 def set_history(history: jax.Array, slot: jax.Array, tokens: jax.Array) -> jax.Array:
     """Writes a sequence's known tokens ``[L]`` (padded) into its slot's row (history is donated)."""
     return jax.lax.dynamic_update_slice(history, tokens[None], (slot, jnp.zeros_like(slot)))

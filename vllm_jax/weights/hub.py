@@ -27,7 +27,7 @@ TEXT_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 
 WEIGHT_FILES = ("*.safetensors",)
 
-UNUSED_FILES = ("consolidated*", "*/*.safetensors", "*/*.json", "*/*.txt", "*/*.model")
+UNUSED_FILES = ("consolidated*", "*/*.safetensors", "[!0-9]*/*.json", "*/*.txt", "*/*.model")
 """Second copies of the weights that repositories keep in other layouts or in subfolders."""
 
 
