@@ -296,8 +296,10 @@ def test_prompts_that_are_none(llm) -> None:
             complete(llm, bad, GREEDY)
     with pytest.raises(InvalidRequestError, match="LoRA"):
         complete(llm, "x", GREEDY, lora_request=object())
-    with pytest.raises(AttributeError, match="only text generation"):
+    with pytest.raises(InvalidRequestError, match="no embeddings"):
         llm.embed("x")
+    with pytest.raises(AttributeError, match="embed"):
+        llm.encode("x")
 
 
 def test_an_interrupt_leaves_the_engine_whole(llm, oracle) -> None:
