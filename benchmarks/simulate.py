@@ -354,6 +354,8 @@ def main() -> None:
                 args.json.write_text(json.dumps([asdict(f) for f in results], indent=1))
     for path in args.add:
         results += [Figures(**figures) for figures in json.loads(path.read_text())]
+    places = [load.name for load in LOADS.values()], [f"{args.slice} x {chip}" for chip in CHIPS]
+    results.sort(key=lambda f: (places[0].index(f.load), places[1].index(f.chip), f.rate))
     print_table(Console(width=150), results)
     if args.plot:
         draw(args.plot, results, "Scheduler simulation, Llama-3-8B shape in bfloat16, roofline clock")
