@@ -9,7 +9,7 @@ import pytest
 import torch
 from flax import nnx
 
-from vllm_jax.layers.linear import Linear, linear, matmul
+from vllm_jax.layers.linear import NATIVE_ROWS, Linear, linear, matmul, side_by_side
 from vllm_jax.layers.mlp import ACTIVATIONS
 
 
@@ -46,6 +46,44 @@ def test_a_row_does_not_depend_on_its_batch():
     x, weight = arrays("bfloat16", (4, 64), (32, 64))
     alone = [linear(x[i : i + 1], weight)[0] for i in range(4)]
     np.testing.assert_array_equal(jnp.stack(alone), linear(x, weight))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_forms_agree(dtype):
+    rows = NATIVE_ROWS[dtype]
+    x, weight, bias = arrays(dtype, (2 * rows, 100), (37, 100), (37,))
+    few = jax.jit(linear)(x[:rows], weight, bias)
+    many = jax.jit(linear)(x, weight, bias)[:rows]
+    tolerance = 1e-5 if dtype == "float32" else 2**-7
+    np.testing.assert_allclose(to_torch(few), to_torch(many), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_side_by_side(bias):
+    layers = [Linear(24, n, bias=bias, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(n)) for n in (5, 33, 64)]
+    (x,) = arrays("float32", (3, 24))
+    for together, layer in zip(side_by_side(x, *layers), layers, strict=True):
+        np.testing.assert_array_equal(together, layer(x))
+
+
+def test_gradient_and_vmap_of_few_rows():
+    """Training differentiates the same layers, over a batch of sequences."""
+    x, weight, bias = arrays("float32", (4, 3, 24), (10, 24), (10,))
+
+    def loss(weight, bias):
+        return jnp.sum(jnp.square(jax.vmap(lambda rows: linear(rows, weight, bias))(x)))
+
+    got = jax.jit(jax.grad(loss, argnums=(0, 1)))(weight, bias)
+    w, b = to_torch(weight).requires_grad_(), to_torch(bias).requires_grad_()
+    torch.nn.functional.linear(to_torch(x), w, b).square().sum().backward()
+    for ours, theirs in zip(got, (w.grad, b.grad), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_other_platforms_get_no_native_call():
+    x, weight = arrays("bfloat16", (4, 32), (8, 32))
+    lowered = jax.jit(matmul).trace(x, weight).lower(lowering_platforms=("tpu",))
+    assert "vllm_jax_linear" not in lowered.as_text()
 
 
 def test_module_has_the_layout_of_checkpoints():

@@ -18,7 +18,7 @@ from flax import nnx
 from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.layers.attention import Attention
 from vllm_jax.layers.embedding import Embedding
-from vllm_jax.layers.linear import Linear, matmul
+from vllm_jax.layers.linear import Linear, matmul, side_by_side
 from vllm_jax.layers.mlp import ACTIVATIONS, GatedMLP
 from vllm_jax.layers.norm import RMSNorm
 from vllm_jax.layers.rotary import Rotary
@@ -246,9 +246,10 @@ class DecoderAttention(nnx.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         """``x [T, embed]``, ``cos`` and ``sin [T, head_dim / 2]`` -> ``([T, embed], pages)``."""
         head_dim = self.attention.head_dim
-        q = self.q_proj(x).reshape(-1, self.attention.num_heads, head_dim)
-        k = self.k_proj(x).reshape(-1, self.attention.num_kv_heads, head_dim)
-        v = self.v_proj(x).reshape(-1, self.attention.num_kv_heads, head_dim)
+        q, k, v = side_by_side(x, self.q_proj, self.k_proj, self.v_proj)
+        q = q.reshape(-1, self.attention.num_heads, head_dim)
+        k = k.reshape(-1, self.attention.num_kv_heads, head_dim)
+        v = v.reshape(-1, self.attention.num_kv_heads, head_dim)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         out, kv_pages = self.attention(q, k, v, kv_pages, metadata, rotary=(cos, sin))

@@ -22,7 +22,7 @@ from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.layers.alibi import alibi_slopes
 from vllm_jax.layers.attention import Attention
 from vllm_jax.layers.embedding import Embedding
-from vllm_jax.layers.linear import Linear, matmul
+from vllm_jax.layers.linear import Linear, matmul, side_by_side
 from vllm_jax.layers.norm import LayerNorm, RMSNorm
 from vllm_jax.models.hf_config import FieldReader
 from vllm_jax.weights.table import Weight, WeightTable
@@ -330,7 +330,8 @@ class MptMLP(nnx.Module):
         """``x [T, hidden]`` -> ``[T, hidden]``."""
         if self.gate_proj is None:
             return self.down_proj(self._activate(self.up_proj(x)))
-        return self.down_proj(self._activate(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = side_by_side(x, self.gate_proj, self.up_proj)
+        return self.down_proj(self._activate(gate) * up)
 
     def _activate(self, x: jax.Array) -> jax.Array:
         """In float32, rounded once, as PyTorch computes it."""

@@ -27,6 +27,13 @@ struct Kernels {
   bool bf16_wants_float_x;  // x is given in float32 for bfloat16 weights
 };
 
+float to_float(uint16_t bits) {
+  const uint32_t word = static_cast<uint32_t>(bits) << 16;
+  float f;
+  std::memcpy(&f, &word, sizeof f);
+  return f;
+}
+
 namespace portable {
 #define VLLM_JAX_WIDTH 4
 #define VLLM_JAX_BF16_DOT 0
@@ -83,13 +90,6 @@ const Kernels& kernels() {
     default:
       return portable::kKernels;
   }
-}
-
-float to_float(uint16_t bits) {
-  const uint32_t word = static_cast<uint32_t>(bits) << 16;
-  float f;
-  std::memcpy(&f, &word, sizeof f);
-  return f;
 }
 
 // Rounds to nearest, ties to even; NaN stays NaN.

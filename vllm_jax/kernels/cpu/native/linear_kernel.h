@@ -20,18 +20,22 @@ static inline V load(const T* p) {
   return v;
 }
 
-template <typename V, typename T>
-static inline V load_part(const T* p, int64_t n) {
-  V v = {};
-  __builtin_memcpy(&v, p, n * sizeof(T));
-  return v;
-}
-
 static inline Floats widen(Halves h) {
   Words w = __builtin_convertvector(h, Words) << 16;
   Floats f;
   __builtin_memcpy(&f, &w, sizeof f);
   return f;
+}
+
+static inline float value(float f) { return f; }
+static inline float value(uint16_t bits) { return to_float(bits); }
+
+// What is left at the end of K, fewer than a register holds.
+template <typename X, typename W>
+static inline float short_dot(const X* x, const W* w, int64_t n) {
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += value(x[i]) * value(w[i]);
+  return sum;
 }
 
 // x and weight in float32.
@@ -42,9 +46,8 @@ struct F32 {
   using Sum = Floats;
   static constexpr int kStep = VLLM_JAX_WIDTH;
   static inline V x(const X* p) { return load<V>(p); }
-  static inline V x(const X* p, int64_t n) { return load_part<V>(p, n); }
   static inline V w(const W* p) { return load<V>(p); }
-  static inline V w(const W* p, int64_t n) { return load_part<V>(p, n); }
+  static inline float dot(const X* x, const W* w, int64_t n) { return short_dot(x, w, n); }
   static inline Sum add(Sum sum, V x, V w) { return sum + x * w; }
 };
 
@@ -56,9 +59,8 @@ struct Widened {
   using Sum = Floats;
   static constexpr int kStep = VLLM_JAX_WIDTH;
   static inline V x(const X* p) { return load<V>(p); }
-  static inline V x(const X* p, int64_t n) { return load_part<V>(p, n); }
   static inline V w(const W* p) { return widen(load<Halves>(p)); }
-  static inline V w(const W* p, int64_t n) { return widen(load_part<Halves>(p, n)); }
+  static inline float dot(const X* x, const W* w, int64_t n) { return short_dot(x, w, n); }
   static inline Sum add(Sum sum, V x, V w) { return sum + x * w; }
 };
 
@@ -71,9 +73,8 @@ struct Bf16 {
   using Sum = Floats;
   static constexpr int kStep = 32;
   static inline V x(const X* p) { return load<V>(p); }
-  static inline V x(const X* p, int64_t n) { return load_part<V>(p, n); }
   static inline V w(const W* p) { return load<V>(p); }
-  static inline V w(const W* p, int64_t n) { return load_part<V>(p, n); }
+  static inline float dot(const X* x, const W* w, int64_t n) { return short_dot(x, w, n); }
   static inline Sum add(Sum sum, V x, V w) { return (Sum)_mm512_dpbf16_ps((__m512)sum, x, w); }
 };
 #endif
@@ -105,20 +106,20 @@ static inline void add_lanes(const Floats* v, float* y) {
 #endif
 }
 
-// y[r * ldy + o] = dot(x[r], w[o]) for R rows and O outputs, both with row stride k. While it reads w it
-// prefetches `ahead`, of the same shape, in turns of 1 / num_turns.
-template <typename T, int R, int O>
+// y[r * ldy + o] = dot(x[r], w[o]) for R rows and O outputs, both with row stride k. With every step along K
+// it prefetches P lines of `ahead`.
+template <typename T, int R, int O, int P>
 static inline void tile(const typename T::X* x, const typename T::W* w, int64_t k, float* y, int64_t ldy,
-                        const typename T::W* ahead) {
+                        const char* ahead) {
   typename T::Sum sums[R][O] = {};
   int64_t i = 0;
   for (; i + T::kStep <= k; i += T::kStep) {
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) __builtin_prefetch(ahead + 64 * p);
+    ahead += 64 * P;
     typename T::V wv[O];
 #pragma GCC unroll 8
-    for (int o = 0; o < O; ++o) {
-      wv[o] = T::w(w + o * k + i);
-      if (ahead != nullptr) __builtin_prefetch(ahead + o * k + i);
-    }
+    for (int o = 0; o < O; ++o) wv[o] = T::w(w + o * k + i);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       typename T::V xv = T::x(x + r * k + i);
@@ -126,29 +127,30 @@ static inline void tile(const typename T::X* x, const typename T::W* w, int64_t 
       for (int o = 0; o < O; ++o) sums[r][o] = T::add(sums[r][o], xv, wv[o]);
     }
   }
-  if (i < k) {
-    for (int o = 0; o < O; ++o) {
-      typename T::V wv = T::w(w + o * k + i, k - i);
-      for (int r = 0; r < R; ++r) sums[r][o] = T::add(sums[r][o], T::x(x + r * k + i, k - i), wv);
-    }
-  }
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     if constexpr (O == kOuts) {
       add_lanes(sums[r], y + r * ldy);
     } else {
+#pragma GCC unroll 8
       for (int o = 0; o < O; ++o) y[r * ldy + o] = add_lanes(sums[r][o]);
+    }
+  }
+  if (i < k) {
+    for (int r = 0; r < R; ++r) {
+      for (int o = 0; o < O; ++o) y[r * ldy + o] += T::dot(x + r * k + i, w + o * k + i, k - i);
     }
   }
 }
 
 // The tile of `rows` <= kRows rows: every count is a function of its own.
-template <typename T, int O, int R = kRows>
+template <typename T, int O, int P, int R = kRows>
 static inline void tile_of(int64_t rows, const typename T::X* x, const typename T::W* w, int64_t k, float* y,
-                           int64_t ldy, const typename T::W* ahead) {
+                           int64_t ldy, const char* ahead) {
   if constexpr (R > 1) {
-    if (rows < R) return tile_of<T, O, R - 1>(rows, x, w, k, y, ldy, ahead);
+    if (rows < R) return tile_of<T, O, P, R - 1>(rows, x, w, k, y, ldy, ahead);
   }
-  tile<T, R, O>(x, w, k, y, ldy, ahead);
+  tile<T, R, O, P>(x, w, k, y, ldy, ahead);
 }
 
 // y[rows, outs] float32 = x[rows, k] times w[outs, k] transposed; y has row stride ldy.
@@ -161,17 +163,29 @@ static void product(const void* x_, const void* w_, int64_t rows, int64_t outs, 
   int64_t o = 0;
   for (; o + kOuts <= outs; o += kOuts) {
     const typename T::W* here = w + o * k;
-    const typename T::W* ahead = o + 2 * kOuts <= outs ? here + kOuts * k : nullptr;
+    // The next tile comes in while this one is computed, in equal parts with each turn: demand and hardware
+    // prefetch alone leave the memory idle in all turns but the first. A single row is fast enough without.
+    const char* next = reinterpret_cast<const char*>(here + kOuts * k);
+    const int64_t bytes = kOuts * k * sizeof(typename T::W);
     for (int64_t t = 0; t < turns; ++t) {  // the same number of rows in each turn, but for one
-      const int64_t first = rows * t / turns, end = rows * (t + 1) / turns;
-      tile_of<T, kOuts>(end - first, x + first * k, here, k, y + first * ldy + o, ldy, ahead);
-      ahead = nullptr;
+      const int64_t first = rows * t / turns, some = rows * (t + 1) / turns - first;
+      const typename T::X* xs = x + first * k;
+      float* out = y + first * ldy + o;
+      if (rows > 1 && turns == 1) {
+        tile_of<T, kOuts, 4>(some, xs, here, k, out, ldy, next);
+      } else if (rows > 1 && turns <= 3 && t < 2) {
+        tile_of<T, kOuts, 2>(some, xs, here, k, out, ldy, next + t * bytes / 2);
+      } else if (rows > 1 && turns > 3 && t < 4) {
+        tile_of<T, kOuts, 1>(some, xs, here, k, out, ldy, next + t * bytes / 4);
+      } else {
+        tile_of<T, kOuts, 0>(some, xs, here, k, out, ldy, next);
+      }
     }
   }
   for (; o < outs; ++o) {
     for (int64_t t = 0; t < turns; ++t) {
       const int64_t first = rows * t / turns, end = rows * (t + 1) / turns;
-      tile_of<T, 1>(end - first, x + first * k, w + o * k, k, y + first * ldy + o, ldy, nullptr);
+      tile_of<T, 1, 0>(end - first, x + first * k, w + o * k, k, y + first * ldy + o, ldy, nullptr);
     }
   }
 }

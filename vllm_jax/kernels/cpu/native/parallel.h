@@ -28,32 +28,44 @@ inline void relax() {
 #endif
 }
 
-// Calls body(i) once for each i in [0, count), on several threads, in no particular order; returns when all
-// are done. Items are handed out one by one: make them large enough (20 microseconds are plenty) and enough
-// of them (a few a thread) that the threads end together. body must not throw.
+// Calls body(i) once for each i in [0, count), on several threads; returns when all are done. Every thread has
+// a share of neighbouring items and takes them in order, one by one; who is done takes from the others. Make
+// items large enough (10 microseconds are plenty). body must not throw.
 template <typename Body>
 void parallel_for(xla::ffi::ThreadPool& pool, int64_t count, const Body& body) {
-  int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
-  if (helpers <= 0) {
+  constexpr int64_t kMaxThreads = 64;
+  const int64_t threads = std::min({pool.num_threads(), count, kMaxThreads});
+  if (threads <= 1) {
     for (int64_t i = 0; i < count; ++i) body(i);
     return;
   }
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
   struct Shared {
-    alignas(64) std::atomic<int64_t> next{0};
+    Share shares[kMaxThreads];
     alignas(64) std::atomic<int64_t> done{0};
-    int64_t count;
+    int64_t threads;
     const Body* body;  // alive for as long as items are left: the caller waits for them
-    void work() {
+    void work(int64_t thread) {
       int64_t mine = 0;
-      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count; ++mine) (*body)(i);
+      for (int64_t t = 0; t < threads; ++t) {
+        Share& share = shares[(thread + t) % threads];
+        for (int64_t i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end; ++mine) (*body)(i);
+      }
       if (mine != 0) done.fetch_add(mine, std::memory_order_release);
     }
   };
   auto shared = std::make_shared<Shared>();
-  shared->count = count;
+  shared->threads = threads;
   shared->body = &body;
-  for (int64_t h = 0; h < helpers; ++h) pool.Schedule([shared] { shared->work(); });
-  shared->work();
+  for (int64_t t = 0; t < threads; ++t) {
+    shared->shares[t].next.store(count * t / threads, std::memory_order_relaxed);
+    shared->shares[t].end = count * (t + 1) / threads;
+  }
+  for (int64_t t = 1; t < threads; ++t) pool.Schedule([shared, t] { shared->work(t); });
+  shared->work(0);
   while (shared->done.load(std::memory_order_acquire) != count) relax();
 }
 
