@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vllm_jax.kernels.cpu import library
+from vllm_jax.kernels.cpu import linear as linear_module
 from vllm_jax.kernels.cpu.library import available
 from vllm_jax.kernels.cpu.linear import products
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 
+VARIANTS = ("kPortable", "kAvx2", "kAvx512")
 ROWS = (0, 1, 2, 3, 5, 6, 7, 11, 16, 64, 65)
 SHAPES = ((0, 5), (5, 0), (1, 1), (3, 31), (4, 32), (35, 33), (64, 129), (130, 768), (67, 1000))
 # Rounding of the inputs is part of the operands; what is left is the order of the float32 sums.
@@ -88,5 +98,47 @@ def test_rounds_to_the_nearest_bfloat16_ties_to_even():
 
 def test_wrong_operands_are_refused():
     x, weight = draw((2, 8), (3, 9), dtype="float32")
-    with pytest.raises(Exception, match="weights must be"):
+    with pytest.raises(Exception, match="must fit together"):
         products(x, [weight], dtype=jnp.dtype("float32"))[0].block_until_ready()
+
+
+def cpu_has(variant: str) -> bool:
+    """Whether this CPU can run a variant; the best one is what the other tests run."""
+    if variant == "kPortable":
+        return True
+    needs = {"kAvx2": {"avx2", "fma"}, "kAvx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq"}}[variant]
+    return platform.machine() == "x86_64" and needs <= set(Path("/proc/cpuinfo").read_text().split())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_other_instruction_sets(variant, tmp_path, monkeypatch):
+    if not cpu_has(variant):
+        pytest.skip(f"this CPU cannot run {variant}")
+    native, built = Path(library.__file__).parent / "native", tmp_path / "variant.so"
+    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wno-psabi", f"-DVLLM_JAX_ISA={variant}"]
+    include = ["-I", jax.ffi.include_dir()]
+    subprocess.run(["g++", *flags, *include, "-o", str(built), str(native / "linear.cc")], check=True)
+    name = f"vllm_jax_linear_{variant}"
+    handler = ctypes.CDLL(str(built)).vllm_jax_linear
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+    monkeypatch.setattr(linear_module, "TARGET", name)
+    for dtype in DTYPES:
+        for rows in (1, 3, 16):
+            x, weight, up, residual = draw((rows, 77), (37, 77), (37, 77), (rows, 37), dtype=dtype)
+            scale, bias = draw((77,), (37,), dtype=dtype)
+            (y,) = products(x, [weight], [bias], dtype=jnp.dtype("float32"))
+            np.testing.assert_allclose(y, exact(x, weight) + bias.astype(np.float64), rtol=1e-4, atol=1e-4)
+            (y,) = products(x, [weight], dtype=x.dtype, residual=residual)
+            tolerance = 1e-4 if dtype == "float32" else 0.05
+            wanted = exact(x, weight) + residual.astype(np.float64)
+            np.testing.assert_allclose(np.asarray(y, np.float64), wanted, rtol=tolerance, atol=tolerance)
+            x64 = x.astype(np.float64)
+            normed = x64 / np.sqrt(np.square(x64).mean(-1, keepdims=True) + 1e-5) * scale.astype(np.float64)
+            g, u = exact(normed, weight), exact(normed, up)
+            (y,) = products(
+                x, [weight, up], dtype=x.dtype, norm="rms", norm_weight=scale, eps=1e-5, gated=True
+            )
+            tolerance = 1e-3 if dtype == "float32" else 2.0  # the gates are far from 1 here
+            wanted = g / (1 + np.exp(-g)) * u
+            np.testing.assert_allclose(np.asarray(y, np.float64), wanted, rtol=0.03, atol=tolerance)

@@ -1,8 +1,10 @@
-"""Matrix products with the weight stored ``[out, in]``, the layout of the checkpoints.
+"""Matrix products with the weight stored ``[out, in]``, the layout of the checkpoints, and what surrounds
+them in a decoder layer: the norm before, the residual after, the gate of an MLP.
 
 The one place that knows which form is best where:
 
-* CPU, few rows (:data:`NATIVE_ROWS`): the native kernel, which reads each weight once at the memory's speed.
+* CPU, few rows (:data:`NATIVE_ROWS`): the native kernel, which reads each weight once at the memory's speed
+  and does the rest on the way.
 * CPU, more rows, or no native kernels: XLA, with float32 accumulation and at least two rows (a single
   bfloat16 row falls into a naive path that is ten times slower).
 * Elsewhere: XLA.
@@ -12,10 +14,11 @@ The one place that knows which form is best where:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +26,12 @@ from flax import nnx
 
 from vllm_jax.kernels.cpu.library import available
 from vllm_jax.kernels.cpu.linear import products
+from vllm_jax.layers.norm import LayerNorm, RMSNorm, layer_norm, rms_norm
 
 NATIVE_ROWS: Mapping[str, int] = MappingProxyType({"float32": 32, "bfloat16": 32})
 """Up to how many rows the native CPU kernel is the faster form, by dtype."""
+
+Norm = RMSNorm | LayerNorm
 
 
 def matmul(x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -33,12 +39,12 @@ def matmul(x: jax.Array, weight: jax.Array) -> jax.Array:
 
     float32 operands are multiplied as float32 on every backend: TPUs and GPUs would round them otherwise.
     """
-    return _products(x, [weight], None, jnp.float32)[0]
+    return _compute(_Form(jnp.dtype(jnp.float32)), _Operands(x, (weight,)))[0]
 
 
 def linear(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """``x [..., in] @ weight[out, in].T + bias[out]`` -> ``[..., out]`` in the dtype of ``x``."""
-    return _products(x, [weight], None if bias is None else [bias], x.dtype)[0]
+    return _compute(_Form(x.dtype), _Operands(x, (weight,), None if bias is None else (bias,)))[0]
 
 
 class Linear(nnx.Module):
@@ -51,39 +57,83 @@ class Linear(nnx.Module):
         )
         self.bias = nnx.Param(jnp.zeros((out_features,), dtype)) if bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """``x [..., in]`` -> ``[..., out]``, same dtype."""
-        return linear(x, self.weight[...], None if self.bias is None else self.bias[...])
+    def __call__(self, x: jax.Array, *, residual: jax.Array | None = None) -> jax.Array:
+        """``x [..., in]`` -> ``[..., out]``, same dtype; ``residual [..., out]`` is added to it."""
+        return _compute(_Form(x.dtype), _operands(x, (self,))._replace(residual=residual))[0]
 
 
-def side_by_side(x: jax.Array, *layers: Linear) -> list[jax.Array]:
-    """``[layer(x) for layer in layers]``, in one pass where that is faster. All have a bias, or none has."""
-    biases = [layer.bias[...] for layer in layers if layer.bias is not None]
-    return _products(x, [layer.weight[...] for layer in layers], biases or None, x.dtype)
+def side_by_side(x: jax.Array, *layers: Linear, norm: Norm | None = None) -> list[jax.Array]:
+    """``[layer(norm(x)) for layer in layers]``, in one pass. All layers have a bias, or none has."""
+    return _compute(*_with_norm(_Form(x.dtype), _operands(x, layers), norm))
+
+
+def gated(x: jax.Array, gate: Linear, up: Linear, *, norm: Norm | None = None) -> jax.Array:
+    """``silu(gate(norm(x))) * up(norm(x))``. Both layers have a bias, or neither has."""
+    return _compute(*_with_norm(_Form(x.dtype, gated=True), _operands(x, (gate, up)), norm))[0]
 
 
 Arrays = tuple[jax.Array, ...]
 
 
-def _products(
-    x: jax.Array, weights: Sequence[jax.Array], biases: Sequence[jax.Array] | None, dtype: jnp.dtype
-) -> list[jax.Array]:
-    form = _few_rows if _takes_native(x, weights) else _by_xla
-    return list(form(jnp.dtype(dtype), x, tuple(weights), None if biases is None else tuple(biases)))
+@dataclass(frozen=True)
+class _Form:
+    """What is static about a product and what surrounds it; ``norm`` is a name in ``NORMS``."""
+
+    dtype: jnp.dtype
+    norm: str = "none"
+    eps: float = 0.0
+    gated: bool = False
 
 
-def _takes_native(x: jax.Array, weights: Sequence[jax.Array]) -> bool:
+class _Operands(NamedTuple):
+    x: jax.Array
+    weights: Arrays
+    biases: Arrays | None = None
+    norm_weight: jax.Array | None = None
+    norm_bias: jax.Array | None = None
+    residual: jax.Array | None = None
+
+
+def _operands(x: jax.Array, layers: tuple[Linear, ...]) -> _Operands:
+    biases = tuple(layer.bias[...] for layer in layers if layer.bias is not None)
+    return _Operands(x, tuple(layer.weight[...] for layer in layers), biases or None)
+
+
+def _with_norm(form: _Form, operands: _Operands, norm: Norm | None) -> tuple[_Form, _Operands]:
+    if norm is None:
+        return form, operands
+    bias = None
+    if isinstance(norm, LayerNorm):
+        kind, bias = "layer", None if norm.bias is None else norm.bias[...]
+    else:
+        kind = "rms_float32" if norm.scale_in_float32 else "rms"
+    form = _Form(form.dtype, kind, norm.eps, form.gated)
+    return form, operands._replace(norm_weight=norm.weight[...], norm_bias=bias)
+
+
+def _compute(form: _Form, operands: _Operands) -> list[jax.Array]:
+    x = operands.x
     fits = x.ndim == 2 and x.shape[0] <= NATIVE_ROWS.get(x.dtype.name, 0)
-    return fits and all(weight.dtype == x.dtype for weight in weights) and available()
+    same = all(array.dtype == x.dtype for array in jax.tree.leaves(operands))
+    return list((_few_rows if fits and same and available() else _by_xla)(form, operands))
 
 
-def _by_xla(dtype: jnp.dtype, x: jax.Array, weights: Arrays, biases: Arrays | None) -> Arrays:
-    return tuple(
-        _by_xla_one(dtype, x, w, None if biases is None else biases[i]) for i, w in enumerate(weights)
+def _by_xla(form: _Form, operands: _Operands) -> Arrays:
+    x, weights, biases, norm_weight, norm_bias, residual = operands
+    if norm_weight is not None and form.norm == "layer":
+        x = layer_norm(x, norm_weight, norm_bias, form.eps)
+    elif norm_weight is not None:
+        x = rms_norm(x, norm_weight, form.eps, scale_in_float32=form.norm == "rms_float32")
+    ys = tuple(
+        _product(x, weight, None if biases is None else biases[i], form.dtype)
+        for i, weight in enumerate(weights)
     )
+    if form.gated:
+        ys = (jax.nn.silu(ys[0]) * ys[1],)
+    return ys if residual is None else (residual + ys[0],)
 
 
-def _by_xla_one(dtype: jnp.dtype, x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
+def _product(x: jax.Array, weight: jax.Array, bias: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
     lonely = x.dtype == jnp.bfloat16 and x.ndim == 2 and x.shape[0] == 1
     if lonely:
         x = jnp.concatenate([x, jnp.zeros_like(x)], axis=0)
@@ -101,28 +151,42 @@ def _by_xla_one(dtype: jnp.dtype, x: jax.Array, weight: jax.Array, bias: jax.Arr
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _few_rows(dtype: jnp.dtype, x: jax.Array, weights: Arrays, biases: Arrays | None) -> Arrays:
-    """The native kernel in programs for the CPU, XLA in others. ``x [rows, in]``."""
+def _few_rows(form: _Form, operands: _Operands) -> Arrays:
+    """The native kernel in programs for the CPU, XLA in others. ``operands.x [rows, in]``."""
 
     @jax.custom_batching.custom_vmap
-    def multiply(x: jax.Array, weights: Arrays, biases: Arrays | None) -> Arrays:
-        def native(x: jax.Array, weights: Arrays, biases: Arrays | None) -> Arrays:
-            return tuple(products(x, weights, biases, dtype=dtype))
-
-        return jax.lax.platform_dependent(x, weights, biases, cpu=native, default=partial(_by_xla, dtype))
-
-    @multiply.def_vmap
-    def batched(
-        size: int, is_batched: Any, x: jax.Array, weights: Arrays, biases: Arrays | None
-    ) -> tuple[Arrays, tuple[bool, ...]]:
-        axes = jax.tree.map(lambda batched: 0 if batched else None, is_batched)
-        return jax.vmap(partial(_by_xla, dtype), axes, axis_size=size)(x, weights, biases), (True,) * len(
-            weights
+    def compute(operands: _Operands) -> Arrays:
+        return jax.lax.platform_dependent(
+            operands, cpu=partial(_by_native_kernel, form), default=partial(_by_xla, form)
         )
 
-    return multiply(x, weights, biases)
+    @compute.def_vmap
+    def batched(size: int, is_batched: Any, operands: _Operands) -> tuple[Arrays, Any]:
+        axes = jax.tree.map(lambda batched: 0 if batched else None, is_batched[0])
+        ys = jax.vmap(partial(_by_xla, form), (axes,), axis_size=size)(operands)
+        return ys, jax.tree.map(lambda _: True, ys)
+
+    return compute(operands)
 
 
 @_few_rows.defjvp
-def _(dtype: jnp.dtype, primals: Any, tangents: Any) -> tuple[Arrays, Arrays]:
-    return jax.jvp(partial(_by_xla, dtype), primals, tangents)
+def _(form: _Form, primals: Any, tangents: Any) -> tuple[Arrays, Arrays]:
+    return jax.jvp(partial(_by_xla, form), primals, tangents)
+
+
+def _by_native_kernel(form: _Form, operands: _Operands) -> Arrays:
+    x, weights, biases, norm_weight, norm_bias, residual = operands
+    return tuple(
+        products(
+            x,
+            weights,
+            biases,
+            dtype=form.dtype,
+            norm=form.norm,
+            norm_weight=norm_weight,
+            norm_bias=norm_bias,
+            eps=form.eps,
+            gated=form.gated,
+            residual=residual,
+        )
+    )

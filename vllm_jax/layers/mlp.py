@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vllm_jax.layers.linear import Linear, side_by_side
+from vllm_jax.layers.linear import Linear, Norm, gated, side_by_side
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
     {
@@ -45,7 +45,13 @@ class GatedMLP(nnx.Module):
         self.up_proj = Linear(features, inner, bias=bias, dtype=dtype, rngs=rngs)
         self.down_proj = Linear(inner, features, bias=bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """``x [..., features]`` -> ``[..., features]``, same dtype."""
-        gate, up = side_by_side(x, self.gate_proj, self.up_proj)
-        return self.down_proj(ACTIVATIONS[self.activation](gate) * up)
+    def __call__(
+        self, x: jax.Array, *, norm: Norm | None = None, residual: jax.Array | None = None
+    ) -> jax.Array:
+        """``x [..., features]`` -> ``[..., features]``, same dtype; with both, ``residual + mlp(norm(x))``."""
+        if self.activation in ("silu", "swish"):
+            inner = gated(x, self.gate_proj, self.up_proj, norm=norm)
+        else:
+            gate, up = side_by_side(x, self.gate_proj, self.up_proj, norm=norm)
+            inner = ACTIVATIONS[self.activation](gate) * up
+        return self.down_proj(inner, residual=residual)

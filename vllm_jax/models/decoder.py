@@ -243,17 +243,23 @@ class DecoderAttention(nnx.Module):
         sin: jax.Array,
         kv_pages: jax.Array | None = None,
         metadata: AttentionMetadata | None = None,
+        *,
+        norm: RMSNorm | None = None,
+        residual: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """``x [T, embed]``, ``cos`` and ``sin [T, head_dim / 2]`` -> ``([T, embed], pages)``."""
+        """``x [T, embed]``, ``cos`` and ``sin [T, head_dim / 2]`` -> ``([T, embed], pages)``.
+
+        The norm, if given, is taken of ``x`` first, and ``residual [T, embed]`` added to the result.
+        """
         head_dim = self.attention.head_dim
-        q, k, v = side_by_side(x, self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = side_by_side(x, self.q_proj, self.k_proj, self.v_proj, norm=norm)
         q = q.reshape(-1, self.attention.num_heads, head_dim)
         k = k.reshape(-1, self.attention.num_kv_heads, head_dim)
         v = v.reshape(-1, self.attention.num_kv_heads, head_dim)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         out, kv_pages = self.attention(q, k, v, kv_pages, metadata, rotary=(cos, sin))
-        return self.o_proj(out), kv_pages
+        return self.o_proj(out, residual=residual), kv_pages
 
 
 class DecoderLayer(nnx.Module):
@@ -281,9 +287,8 @@ class DecoderLayer(nnx.Module):
         metadata: AttentionMetadata | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """``x [T, embed]`` -> ``([T, embed], pages)``."""
-        out, kv_pages = self.attn(self.attn_norm(x), cos, sin, kv_pages, metadata)
-        x = x + out
-        return x + self.mlp(self.mlp_norm(x)), kv_pages
+        x, kv_pages = self.attn(x, cos, sin, kv_pages, metadata, norm=self.attn_norm, residual=x)
+        return self.mlp(x, norm=self.mlp_norm, residual=x), kv_pages
 
 
 class DecoderForCausalLM(nnx.Module):

@@ -22,7 +22,7 @@ from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.layers.alibi import alibi_slopes
 from vllm_jax.layers.attention import Attention
 from vllm_jax.layers.embedding import Embedding
-from vllm_jax.layers.linear import Linear, matmul, side_by_side
+from vllm_jax.layers.linear import Linear, Norm, matmul, side_by_side
 from vllm_jax.layers.norm import LayerNorm, RMSNorm
 from vllm_jax.models.hf_config import FieldReader
 from vllm_jax.weights.table import Weight, WeightTable
@@ -296,11 +296,20 @@ class MptAttention(nnx.Module):
         )
 
     def __call__(
-        self, x: jax.Array, kv_pages: jax.Array | None = None, metadata: AttentionMetadata | None = None
+        self,
+        x: jax.Array,
+        kv_pages: jax.Array | None = None,
+        metadata: AttentionMetadata | None = None,
+        *,
+        norm: Norm | None = None,
+        residual: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """``x [T, hidden]`` -> ``([T, hidden], updated pages)``."""
+        """``x [T, hidden]`` -> ``([T, hidden], updated pages)``.
+
+        The norm, if given, is taken of ``x`` first, and ``residual [T, hidden]`` added to the result.
+        """
         config = self.config
-        qkv = self.qkv(x)
+        (qkv,) = side_by_side(x, self.qkv, norm=norm)
         if config.clip_qkv is not None:
             qkv = jnp.clip(qkv, -config.clip_qkv, config.clip_qkv)
         kv_features = config.num_kv_heads * config.head_dim
@@ -311,7 +320,7 @@ class MptAttention(nnx.Module):
                 k = k.reshape(-1, config.num_kv_heads, config.head_dim)
             q, k = self.q_norm(q), self.k_norm(k)
         out, kv_pages = self.attend(q, k, v, kv_pages, metadata)
-        return self.out_proj(out), kv_pages
+        return self.out_proj(out, residual=residual), kv_pages
 
 
 class MptMLP(nnx.Module):
@@ -326,12 +335,15 @@ class MptMLP(nnx.Module):
         self.gate_proj = linear(config.hidden_size, config.ffn_size) if config.gated else None
         self.down_proj = linear(config.ffn_size, config.hidden_size)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """``x [T, hidden]`` -> ``[T, hidden]``."""
+    def __call__(
+        self, x: jax.Array, *, norm: Norm | None = None, residual: jax.Array | None = None
+    ) -> jax.Array:
+        """``x [T, hidden]`` -> ``[T, hidden]``; with both, ``residual + mlp(norm(x))``."""
         if self.gate_proj is None:
-            return self.down_proj(self._activate(self.up_proj(x)))
-        gate, up = side_by_side(x, self.gate_proj, self.up_proj)
-        return self.down_proj(self._activate(gate) * up)
+            (up,) = side_by_side(x, self.up_proj, norm=norm)
+            return self.down_proj(self._activate(up), residual=residual)
+        gate, up = side_by_side(x, self.gate_proj, self.up_proj, norm=norm)
+        return self.down_proj(self._activate(gate) * up, residual=residual)
 
     def _activate(self, x: jax.Array) -> jax.Array:
         """In float32, rounded once, as PyTorch computes it."""
@@ -361,9 +373,8 @@ class MptBlock(nnx.Module):
         self, x: jax.Array, kv_pages: jax.Array | None = None, metadata: AttentionMetadata | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
         """``x [T, hidden]`` -> ``([T, hidden], updated pages)``."""
-        attended, kv_pages = self.attn(self.norm_1(x), kv_pages, metadata)
-        x = x + attended
-        return x + self.ffn(self.norm_2(x)), kv_pages
+        x, kv_pages = self.attn(x, kv_pages, metadata, norm=self.norm_1, residual=x)
+        return self.ffn(x, norm=self.norm_2, residual=x), kv_pages
 
 
 class MptForCausalLM(nnx.Module):

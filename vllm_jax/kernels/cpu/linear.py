@@ -1,14 +1,22 @@
 """Products of a few rows with weights ``[out, in]``, by the native kernel in ``native/linear.cc``.
 
-Knows shapes and dtypes. Does not know when this is the best form: ``layers/linear.py`` does.
+Knows shapes, dtypes and what the kernel can do before and after a product. Does not know when this is the
+best form: ``layers/linear.py`` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+TARGET = "vllm_jax_linear"
+
+NORMS: Mapping[str, int] = MappingProxyType({"none": 0, "rms": 1, "rms_float32": 2, "layer": 3})
+"""Norms the kernel can take of ``x`` first; what they round, and where, is in ``layers/norm.py``."""
 
 
 def products(
@@ -17,19 +25,47 @@ def products(
     biases: Sequence[jax.Array] | None = None,
     *,
     dtype: jnp.dtype,
+    norm: str = "none",
+    norm_weight: jax.Array | None = None,
+    norm_bias: jax.Array | None = None,
+    eps: float = 0.0,
+    gated: bool = False,
+    residual: jax.Array | None = None,
 ) -> list[jax.Array]:
-    """``x [rows, in] @ weight[out_i, in].T (+ bias[out_i])`` for each weight, in one pass over all of them.
+    """``norm(x) @ weight[out_i, in].T (+ bias[out_i])`` for each weight, in one pass over all of them.
 
     Args:
-        x: float32 or bfloat16.
-        weights: in the dtype of ``x``; read once, whatever the number of rows.
-        biases: one a weight, float32 or bfloat16, or None.
-        dtype: of the results, float32 or bfloat16. Sums are float32, rounded once.
+        x: ``[rows, in]`` float32 or bfloat16; everything else has its dtype.
+        weights: read once, whatever the number of rows (up to 64).
+        biases: one a weight, or None.
+        dtype: of the results, float32 or bfloat16. Sums are float32.
+        norm: a name in :data:`NORMS`.
+        norm_weight: ``[in]``, with a norm.
+        norm_bias: ``[in]`` or None, with a layer norm.
+        eps: of the norm.
+        gated: the two weights are a gate and a value: the one result is ``silu(first) * second``.
+        residual: ``[rows, out]`` is added to the one result, after rounding.
 
     Returns:
-        ``[rows, out_i]`` for each weight. A row's numbers do not depend on the other rows, bit for bit.
-        Where the CPU has an instruction for bfloat16, it takes subnormal inputs for zero.
+        ``[rows, out_i]`` for each weight (one if ``gated``). A row's numbers do not depend on the other
+        rows, bit for bit. The bfloat16 instruction, where the CPU has it, takes subnormal numbers for zero.
     """
-    shapes = [jax.ShapeDtypeStruct((x.shape[0], weight.shape[0]), dtype) for weight in weights]
-    call = jax.ffi.ffi_call("vllm_jax_linear", shapes)
-    return list(call(x, *weights, *(biases or ()), bias=biases is not None))
+    outs = [weight.shape[0] for weight in (weights[:1] if gated else weights)]
+    call = jax.ffi.ffi_call(TARGET, [jax.ShapeDtypeStruct((x.shape[0], n), dtype) for n in outs])
+    around_norm = (
+        () if norm_weight is None else (norm_weight,) if norm_bias is None else (norm_weight, norm_bias)
+    )
+    return list(
+        call(
+            x,
+            *around_norm,
+            *weights,
+            *(biases or ()),
+            *(() if residual is None else (residual,)),
+            norm=np.int64(NORMS[norm] + (norm_bias is not None)),
+            eps=np.float32(eps),
+            bias=biases is not None,
+            gated=gated,
+            residual=residual is not None,
+        )
+    )

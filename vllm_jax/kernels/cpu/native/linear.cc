@@ -1,11 +1,12 @@
-// Products of a few rows with weights as the checkpoints store them: y[rows, out] = x[rows, in] w[out, in]^T.
+// Products of a few rows with weights as the checkpoints store them, y[rows, out] = x[rows, in] w[out, in]^T,
+// with what comes before and after them in a decoder layer.
 //
 // Made for decode steps, where the time is that of reading the weights once: they come from memory in order,
 // each exactly once, and are multiplied with all rows while they are there. Sums are float32 for both dtypes.
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
+#include <optional>
 #include <vector>
 
 #include "isa.h"
@@ -17,20 +18,31 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// y[rows, outs] float32 (row stride ldy) = x[rows, k] times w[outs, k] transposed.
-using Product = void (*)(const void* x, const void* w, int64_t rows, int64_t outs, int64_t k, float* y,
-                         int64_t ldy);
+struct Norm {
+  enum Kind : int64_t { kNone, kRms, kRmsScaledInFloat, kLayer } kind;
+  const void* weight;  // or null
+  const void* bias;    // or null
+  float eps;
+};
 
+// The functions of linear_kernel.h, where they are explained.
 struct Kernels {
+  using Product = void (*)(const void* x, const void* w, int64_t rows, int64_t outs, int64_t k, float* y,
+                           int64_t ldy);
   Product f32;
   Product bf16;
   bool bf16_wants_float_x;  // x is given in float32 for bfloat16 weights
+  void (*normalise)(const Norm& norm, const void* x, bool bf16, int64_t rows, int64_t k, void* out);
+  void (*finish)(const float* sums, const void* bias, const void* residual, bool bf16, bool y_bf16, int64_t n,
+                 void* y);
+  void (*finish_gated)(const float* gate, const void* gate_bias, const float* up, const void* up_bias, bool bf16,
+                       int64_t n, void* y);
 };
 
 float to_float(uint16_t bits) {
   const uint32_t word = static_cast<uint32_t>(bits) << 16;
   float f;
-  std::memcpy(&f, &word, sizeof f);
+  __builtin_memcpy(&f, &word, sizeof f);
   return f;
 }
 
@@ -77,8 +89,8 @@ namespace avx512_bf16 {
 #pragma GCC pop_options
 #endif  // __x86_64__
 
-const Kernels& kernels() {
-  switch (cpu_isa()) {
+const Kernels& kernels_for(Isa isa) {
+  switch (isa) {
 #if defined(__x86_64__)
     case Isa::kAvx512Bf16:
       return avx512_bf16::kKernels;
@@ -92,103 +104,130 @@ const Kernels& kernels() {
   }
 }
 
-// Rounds to nearest, ties to even; NaN stays NaN.
-uint16_t to_bf16(float f) {
-  uint32_t word;
-  std::memcpy(&word, &f, sizeof word);
-  if ((word & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>((word >> 16) | 0x40);
-  return static_cast<uint16_t>((word + 0x7fff + ((word >> 16) & 1)) >> 16);
-}
+constexpr int64_t kMaxRows = 64;      // of one pass; more rows read the weights again
+constexpr int64_t kOutsPerItem = 32;  // of the loop that the threads share
 
-void store(const float* sums, ffi::AnyBuffer* bias, int64_t offset, int64_t n, ffi::DataType dtype, void* y) {
-  for (int64_t i = 0; i < n; ++i) {
-    float sum = sums[i];
-    if (bias != nullptr) {
-      sum += bias->element_type() == ffi::F32 ? bias->typed_data<float>()[offset + i]
-                                              : to_float(static_cast<uint16_t*>(bias->untyped_data())[offset + i]);
+const void* at(const void* p, int64_t bytes) { return p == nullptr ? nullptr : static_cast<const char*>(p) + bytes; }
+
+// Takes the arguments one after the other and checks what they have in common.
+class Arguments {
+ public:
+  Arguments(ffi::RemainingArgs args, ffi::DataType dtype) : args_(args), dtype_(dtype) {}
+
+  // Data of the next argument of that shape, or nullptr after a mistake.
+  const void* next(std::initializer_list<int64_t> shape) {
+    if (at_ >= args_.size()) return fail();
+    auto buffer = args_.get<ffi::AnyBuffer>(at_++).value();
+    const auto sizes = buffer.dimensions();
+    if (buffer.element_type() != dtype_ || !std::equal(sizes.begin(), sizes.end(), shape.begin(), shape.end())) {
+      return fail();
     }
-    if (dtype == ffi::F32) {
-      static_cast<float*>(y)[i] = sum;
-    } else {
-      static_cast<uint16_t*>(y)[i] = to_bf16(sum);
-    }
+    return buffer.untyped_data();
   }
-}
 
-constexpr int64_t kMaxRows = 64;
-constexpr int64_t kOutsPerItem = 32;
+  bool all_fit() const { return fits_ && at_ == args_.size(); }
 
-// Arguments: x [rows, in], then n weights [out_i, in], then with `bias` n vectors [out_i]; x and weights in
-// one dtype, float32 or bfloat16. Results: n arrays [rows, out_i], float32 or bfloat16.
-ffi::Error linear(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool bias) {
-  const int64_t n = rets.size();
-  if (static_cast<int64_t>(args.size()) != 1 + (bias ? 2 : 1) * n) {
-    return ffi::Error::InvalidArgument("linear: wrong number of arguments");
+ private:
+  const void* fail() {
+    fits_ = false;
+    return nullptr;
   }
+  ffi::RemainingArgs args_;
+  ffi::DataType dtype_;
+  size_t at_ = 1;
+  bool fits_ = true;
+};
+
+// Arguments, all float32 or all bfloat16, those in brackets if the attribute of that name says so:
+//   x [rows, in], [norm: weight [in], for kind 4 and up also bias [in]], n weights [out_i, in],
+//   [bias: n vectors [out_i]], [residual: [rows, out_0]].
+// Results: n arrays [rows, out_i], float32 or in the dtype of x; with `gated` one array from two weights.
+// `norm` is a Norm::Kind: 0 none, 1 RMS, 2 RMS scaled in float32, 3 layer norm with a weight, 4 with a bias too.
+ffi::Error linear(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t norm_kind,
+                  float eps, bool bias, bool gated, bool residual) {
+  const auto wrong = ffi::Error::InvalidArgument(
+      "linear: x, weights, biases and residual must fit together, all float32 or all bfloat16");
+  if (args.size() == 0 || rets.size() == 0 || (gated && rets.size() != 1)) return wrong;
   auto x = args.get<ffi::AnyBuffer>(0).value();
   const ffi::DataType dtype = x.element_type();
-  if ((dtype != ffi::F32 && dtype != ffi::BF16) || x.dimensions().size() != 2) {
-    return ffi::Error::InvalidArgument("linear: x must be float32 or bfloat16 [rows, in]");
-  }
+  if ((dtype != ffi::F32 && dtype != ffi::BF16) || x.dimensions().size() != 2) return wrong;
+  const bool bf16 = dtype == ffi::BF16;
+  const int64_t size = bf16 ? 2 : 4;
   const int64_t rows = x.dimensions()[0], k = x.dimensions()[1];
 
   struct Part {
-    ffi::AnyBuffer weight;
-    ffi::Result<ffi::AnyBuffer> y;
+    const void* weight;
+    const void* bias;
+    void* y;
+    bool y_bf16;
     int64_t outs;
     int64_t first_item;
   };
+  const int64_t n = gated ? 2 : rets.size();
+  Arguments arguments(args, dtype);
+  Norm norm = {static_cast<Norm::Kind>(std::min<int64_t>(norm_kind, Norm::kLayer)), nullptr, nullptr, eps};
+  if (norm_kind > 0) norm.weight = arguments.next({k});
+  if (norm_kind > 3) norm.bias = arguments.next({k});
   std::vector<Part> parts;
-  std::vector<ffi::AnyBuffer> biases;
   int64_t items = 0;
   for (int64_t i = 0; i < n; ++i) {
-    auto weight = args.get<ffi::AnyBuffer>(1 + i).value();
-    auto y = rets.get<ffi::AnyBuffer>(i).value();
-    if (weight.element_type() != dtype || weight.dimensions().size() != 2 || weight.dimensions()[1] != k) {
-      return ffi::Error::InvalidArgument("linear: the weights must be [out, in] in the dtype of x");
+    auto y = rets.get<ffi::AnyBuffer>(gated ? 0 : i).value();
+    if (y->dimensions().size() != 2 || y->dimensions()[0] != rows ||
+        (y->element_type() != ffi::F32 && y->element_type() != ffi::BF16) ||
+        ((gated || residual) && y->element_type() != dtype)) {
+      return wrong;
     }
-    const int64_t outs = weight.dimensions()[0];
-    if (y->dimensions().size() != 2 || y->dimensions()[0] != rows || y->dimensions()[1] != outs ||
-        (y->element_type() != ffi::F32 && y->element_type() != ffi::BF16)) {
-      return ffi::Error::InvalidArgument("linear: the results must be float32 or bfloat16 [rows, out]");
-    }
-    if (bias) biases.push_back(args.get<ffi::AnyBuffer>(1 + n + i).value());
-    parts.push_back({weight, y, outs, items});
-    items += (outs + kOutsPerItem - 1) / kOutsPerItem;
+    const int64_t outs = y->dimensions()[1];
+    parts.push_back({arguments.next({outs, k}), nullptr, y->untyped_data(), y->element_type() == ffi::BF16, outs,
+                     items});
+    if (!gated || i == 0) items += (outs + kOutsPerItem - 1) / kOutsPerItem;
   }
+  for (int64_t i = 0; bias && i < n; ++i) parts[i].bias = arguments.next({parts[i].outs});
+  const void* added = residual ? arguments.next({rows, parts[0].outs}) : nullptr;
+  if (!arguments.all_fit()) return wrong;
   if (rows == 0 || items == 0) return ffi::Error::Success();
 
-  const Kernels& kernel = kernels();
-  const Product product = dtype == ffi::F32 ? kernel.f32 : kernel.bf16;
+  static const Kernels& kernels = kernels_for(cpu_isa());
+  const Kernels::Product product = bf16 ? kernels.bf16 : kernels.f32;
+  const void* from = x.untyped_data();
+  int64_t x_row = k * size;
+  std::vector<char> normed;
+  if (norm.kind != Norm::kNone) {
+    normed.resize(rows * k * size);
+    kernels.normalise(norm, from, bf16, rows, k, normed.data());
+    from = normed.data();
+  }
   std::vector<float> widened;
-  const char* x_data = static_cast<const char*>(x.untyped_data());
-  int64_t x_row = k * (dtype == ffi::F32 ? 4 : 2);
-  if (dtype == ffi::BF16 && kernel.bf16_wants_float_x) {
+  if (bf16 && kernels.bf16_wants_float_x) {
     widened.resize(rows * k);
-    auto* bits = static_cast<const uint16_t*>(x.untyped_data());
-    for (int64_t i = 0; i < rows * k; ++i) widened[i] = to_float(bits[i]);
-    x_data = reinterpret_cast<const char*>(widened.data());
+    auto* bits = static_cast<const uint16_t*>(from);
+    std::transform(bits, bits + rows * k, widened.begin(), to_float);
+    from = widened.data();
     x_row = k * 4;
   }
-  const int64_t w_size = dtype == ffi::F32 ? 4 : 2;
 
   parallel_for(pool, items, [&](int64_t item) {
-    size_t p = parts.size() - 1;
+    size_t p = gated ? 0 : parts.size() - 1;
     while (parts[p].first_item > item) --p;
-    Part& part = parts[p];
+    const Part& part = parts[p];
     const int64_t o = (item - part.first_item) * kOutsPerItem;
     const int64_t outs = std::min(kOutsPerItem, part.outs - o);
-    auto* w = static_cast<const char*>(part.weight.untyped_data()) + o * k * w_size;
-    const ffi::DataType y_dtype = part.y->element_type();
-    const int64_t y_size = y_dtype == ffi::F32 ? 4 : 2;
-    auto* y = static_cast<char*>(part.y->untyped_data());
-    float sums[kMaxRows * kOutsPerItem];
+    const void* some_bias = at(part.bias, o * size);
+    float sums[kMaxRows * kOutsPerItem], up[kMaxRows * kOutsPerItem];
     for (int64_t r = 0; r < rows; r += kMaxRows) {
       const int64_t some = std::min(kMaxRows, rows - r);
-      product(x_data + r * x_row, w, some, outs, k, sums, kOutsPerItem);
+      const void* xs = at(from, r * x_row);
+      product(xs, at(part.weight, o * k * size), some, outs, k, sums, kOutsPerItem);
+      if (gated) product(xs, at(parts[1].weight, o * k * size), some, outs, k, up, kOutsPerItem);
       for (int64_t i = 0; i < some; ++i) {
-        store(sums + i * kOutsPerItem, bias ? &biases[p] : nullptr, o, outs, y_dtype,
-              y + ((r + i) * part.outs + o) * y_size);
+        const int64_t place = (r + i) * part.outs + o;
+        void* y = static_cast<char*>(part.y) + place * (part.y_bf16 ? 2 : 4);
+        const float* row = sums + i * kOutsPerItem;
+        if (gated) {
+          kernels.finish_gated(row, some_bias, up + i * kOutsPerItem, at(parts[1].bias, o * size), bf16, outs, y);
+        } else {
+          kernels.finish(row, some_bias, at(added, place * size), bf16, part.y_bf16, outs, y);
+        }
       }
     }
   });
@@ -204,4 +243,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(vllm_jax_linear, vllm_jax::linear,
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .RemainingArgs()
                                   .RemainingRets()
-                                  .Attr<bool>("bias"));
+                                  .Attr<int64_t>("norm")
+                                  .Attr<float>("eps")
+                                  .Attr<bool>("bias")
+                                  .Attr<bool>("gated")
+                                  .Attr<bool>("residual"));

@@ -1,0 +1,123 @@
+"""What the native kernel does around a product, against the same steps in float64 and by XLA."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vllm_jax.kernels.cpu.library import available
+from vllm_jax.layers import linear as linear_module
+from vllm_jax.layers.linear import Linear, gated, side_by_side
+from vllm_jax.layers.norm import LayerNorm, RMSNorm
+
+pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
+
+ROWS = (0, 1, 3, 8, 17, 32)
+FEATURES = 75  # no multiple of a register
+
+
+def draw(dtype: str, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng().standard_normal(shape), jnp.dtype(dtype))
+
+
+def layer(dtype: str, into: int, out: int, *, bias: bool) -> Linear:
+    made = Linear(into, out, bias=bias, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    made.weight[...] = draw(dtype, out, into) / into**0.5
+    if made.bias is not None:
+        made.bias[...] = draw(dtype, out)
+    return made
+
+
+def norms(dtype: str) -> list[RMSNorm | LayerNorm]:
+    made = [
+        RMSNorm(FEATURES, eps=1e-5, dtype=jnp.dtype(dtype)),
+        RMSNorm(FEATURES, eps=1e-5, dtype=jnp.dtype(dtype), scale_in_float32=True),
+        LayerNorm(FEATURES, eps=1e-5, bias=False, dtype=jnp.dtype(dtype)),
+        LayerNorm(FEATURES, eps=1e-5, bias=True, dtype=jnp.dtype(dtype)),
+    ]
+    for norm in made:
+        norm.weight[...] = draw(dtype, FEATURES)
+    made[-1].bias[...] = draw(dtype, FEATURES)
+    return made
+
+
+def float64(x: jax.Array) -> np.ndarray:
+    return np.asarray(x, np.float32).astype(np.float64)
+
+
+def normed(norm: RMSNorm | LayerNorm, x: jax.Array) -> np.ndarray:
+    x64 = float64(x)
+    if isinstance(norm, LayerNorm):
+        x64 = x64 - x64.mean(-1, keepdims=True)
+    y = x64 / np.sqrt(np.square(x64).mean(-1, keepdims=True) + norm.eps) * float64(norm.weight[...])
+    return y if isinstance(norm, RMSNorm) or norm.bias is None else y + float64(norm.bias[...])
+
+
+def applied(made: Linear, x: np.ndarray) -> np.ndarray:
+    y = x @ float64(made.weight[...]).T
+    return y if made.bias is None else y + float64(made.bias[...])
+
+
+def check(got: jax.Array, wanted: np.ndarray, dtype: str) -> None:
+    assert got.dtype == dtype and got.shape == wanted.shape
+    tolerance = 2e-5 if dtype == "float32" else 0.04
+    np.testing.assert_allclose(float64(got), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_norm_in_front(dtype, bias):
+    layers = [layer(dtype, FEATURES, out, bias=bias) for out in (35, 4)]
+    for norm in norms(dtype):
+        for rows in ROWS:
+            x = 3 * draw(dtype, rows, FEATURES) + 1
+            for y, made in zip(side_by_side(x, *layers, norm=norm), layers, strict=True):
+                check(y, applied(made, normed(norm, x)), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gate_and_residual(dtype, bias):
+    norm = norms(dtype)[0]
+    gate, up = (layer(dtype, FEATURES, 67, bias=bias) for _ in range(2))
+    down = layer(dtype, 67, FEATURES, bias=bias)
+    for rows in ROWS:
+        x = draw(dtype, rows, FEATURES)
+        inner = gated(x, gate, up, norm=norm)
+        g, u = (applied(made, normed(norm, x)) for made in (gate, up))
+        check(inner, g / (1 + np.exp(-g)) * u, dtype)
+        check(down(inner, residual=x), float64(x) + applied(down, float64(inner)), dtype)
+
+
+def test_the_gate_far_out():
+    """SiLU over everything a float32 gate may be, by its own exponential."""
+    far = [0.0, -0.0, 1e-30, -1e-30, 3e38, -3e38, np.inf, np.nan]
+    values = np.concatenate([np.linspace(-120, 120, 4001), far])
+    gate, up = (layer("float32", 1, len(values), bias=False) for _ in range(2))
+    gate.weight[...] = jnp.asarray(values[:, None], jnp.float32)
+    up.weight[...] = jnp.ones((len(values), 1))
+    got = float64(gated(jnp.ones((1, 1)), gate, up))[0]
+    v = float64(gate.weight[...])[:, 0]
+    with np.errstate(over="ignore"):
+        wanted = v / (1 + np.exp(-v))
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-35)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rounds_where_xla_rounds(dtype, monkeypatch):
+    """The XLA form's numbers, but for the order of the sums: a bfloat16 may differ in its last bit."""
+    norm, x = norms(dtype)[0], draw(dtype, 5, FEATURES)
+    gate, up = (layer(dtype, FEATURES, 64, bias=True) for _ in range(2))
+    down = layer(dtype, 64, FEATURES, bias=True)
+
+    def mlp() -> jax.Array:
+        return down(gated(x, gate, up, norm=norm), residual=x)
+
+    native = float64(mlp())
+    monkeypatch.setattr(linear_module, "NATIVE_ROWS", {})
+    xla = float64(mlp())
+    tolerance = 1e-5 if dtype == "float32" else 2**-6
+    np.testing.assert_allclose(native, xla, rtol=tolerance, atol=tolerance)
