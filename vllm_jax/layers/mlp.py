@@ -48,7 +48,7 @@ class GatedMLP(nnx.Module):
     def __call__(
         self, x: jax.Array, *, norm: Norm | None = None, residual: jax.Array | None = None
     ) -> jax.Array:
-        """``x [..., features]`` -> ``[..., features]``, same dtype; with both, ``residual + mlp(norm(x))``."""
+        """``x [..., features]`` -> the same shape and dtype; with both, ``residual + mlp(norm(x))``."""
         if self.activation in ("silu", "swish"):
             inner = gated(x, self.gate_proj, self.up_proj, norm=norm)
         else:

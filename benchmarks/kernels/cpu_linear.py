@@ -1,0 +1,100 @@
+"""The linear layers of a decode step on a CPU: the native kernel beside XLA, and beside the machine.
+
+    PYTHONPATH=. python benchmarks/kernels/cpu_linear.py
+
+For each dtype, shape and number of rows a chain of products whose weights are too many for any cache; every
+product takes a number from the one before, as in a model. The two forms alternate, times are medians, so that
+a machine that is busy in between slows both. GB/s are the weights' bytes alone; the ceilings are those of
+``benchmarks/ceilings.py``, measured in the same run. ``gain`` is XLA's time over the native one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.ceilings import matmul_rate, read_bandwidth
+from benchmarks.roofline import commit
+from vllm_jax.kernels.cpu.library import describe
+from vllm_jax.layers import linear as linear_module
+from vllm_jax.layers.linear import matmul
+
+SHAPES = ((2048, 768), (768, 2048))  # out, in: the MLP of a 100M-parameter Llama
+
+
+def chain(x: jax.Array, *weights: jax.Array) -> jax.Array:
+    """``x`` after a product with each weight, of which it takes nothing but the dependence."""
+    for weight in weights:
+        x = x + 0 * matmul(x, weight)[0, 0].astype(x.dtype)
+    return x
+
+
+def compiled(native: bool, x: jax.Array, weights: list[jax.Array]) -> Callable[..., jax.Array]:
+    """The chain in one form: it is chosen while the program is traced."""
+    chosen = linear_module.NATIVE_ROWS
+    linear_module.NATIVE_ROWS = {x.dtype.name: x.shape[0]} if native else {}
+    try:
+        fresh = partial(chain)  # jax.jit remembers what it traced, by function
+        return jax.jit(fresh).lower(x, *weights).compile()
+    finally:
+        linear_module.NATIVE_ROWS = chosen
+
+
+def medians(forms: list[Callable[..., jax.Array]], runs: int, *operands: jax.Array) -> list[float]:
+    """Seconds of each form, run in turns."""
+    times: list[list[float]] = [[] for _ in forms]
+    for _ in range(runs + 1):
+        for form, taken in zip(forms, times, strict=True):
+            started = time.perf_counter()
+            form(*operands).block_until_ready()
+            taken.append(time.perf_counter() - started)
+    return [statistics.median(taken[1:]) for taken in times]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--megabytes", type=int, default=100, help="of weights in a chain")
+    parser.add_argument("--runs", type=int, default=7)
+    arguments = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    read = read_bandwidth(cores)
+    print(f"jax {jax.__version__}, commit {commit()}, {cores} cores, kernels: {describe()}\n")
+    print(
+        "| dtype | weight | rows | XLA ms | native ms | gain | native GB/s | of read | GFLOP/s | of matmul |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    rng = np.random.default_rng(0)
+    for dtype in (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)):
+        rate = matmul_rate(dtype)
+        for out, into in SHAPES:
+            count = arguments.megabytes * 10**6 // (out * into * dtype.itemsize)
+            weight = rng.standard_normal((out, into), np.float32) / into**0.5
+            weights = [jnp.array(weight, dtype) for _ in range(count)]
+            size, flops = sum(w.nbytes for w in weights), 2 * out * into * count
+            for rows in arguments.rows:
+                x = jnp.array(rng.standard_normal((rows, into), np.float32), dtype)
+                forms = [compiled(native, x, weights) for native in (False, True)]
+                xla, ours = medians(forms, arguments.runs, x, *weights)
+                print(
+                    f"| {dtype.name} | {count} x {out} x {into} | {rows} | {xla * 1e3:.2f} "
+                    f"| {ours * 1e3:.2f} | {xla / ours:.2f} | {size / ours / 1e9:.1f} | {size / ours / read:.0%} "
+                    f"| {rows * flops / ours / 1e9:.0f} | {rows * flops / ours / rate:.0%} |",
+                    flush=True,
+                )
+    print(f"\nread {read / 1e9:.1f} GB/s on {cores} threads")
+
+
+if __name__ == "__main__":
+    main()
