@@ -87,10 +87,11 @@ def main() -> None:
                 x = jnp.array(rng.standard_normal((rows, into), np.float32), dtype)
                 forms = [compiled(native, x, weights) for native in (False, True)]
                 xla, ours = medians(forms, arguments.runs, x, *weights)
+                bandwidth, speed = size / ours, rows * flops / ours
                 print(
                     f"| {dtype.name} | {count} x {out} x {into} | {rows} | {xla * 1e3:.2f} "
-                    f"| {ours * 1e3:.2f} | {xla / ours:.2f} | {size / ours / 1e9:.1f} | {size / ours / read:.0%} "
-                    f"| {rows * flops / ours / 1e9:.0f} | {rows * flops / ours / rate:.0%} |",
+                    f"| {ours * 1e3:.2f} | {xla / ours:.2f} | {bandwidth / 1e9:.1f} | {bandwidth / read:.0%} "
+                    f"| {speed / 1e9:.0f} | {speed / rate:.0%} |",
                     flush=True,
                 )
     print(f"\nread {read / 1e9:.1f} GB/s on {cores} threads")
