@@ -14,7 +14,7 @@ from vllm_jax.kernels.cpu.library import TARGETS, available, library
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler: the install goes on without")
 def test_is_built_where_there_is_a_compiler():
-    assert library().reason is None, "run: python setup.py build_ext --inplace"
+    assert library().reason is None, "in a checkout: python setup.py build_ext --inplace"
     assert available() and library().isa
 
 
