@@ -28,7 +28,7 @@ from vllm_jax.kernels.cpu.library import available
 from vllm_jax.kernels.cpu.linear import products
 from vllm_jax.layers.norm import LayerNorm, RMSNorm, layer_norm, rms_norm
 
-NATIVE_ROWS: Mapping[str, int] = MappingProxyType({"float32": 32, "bfloat16": 32})
+NATIVE_ROWS: Mapping[str, int] = MappingProxyType({"float32": 64, "bfloat16": 64})
 """Up to how many rows the native CPU kernel is the faster form, by dtype."""
 
 Norm = RMSNorm | LayerNorm
