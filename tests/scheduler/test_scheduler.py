@@ -131,6 +131,41 @@ def test_the_threshold_caps_the_share_of_one_prompt():
     assert shape(scheduler.schedule()) == [(6, 6, False), (6, 6, False)]
 
 
+def test_a_long_prompt_makes_room_for_running_sequences_and_short_ones_pass():
+    scheduler = make(free_tokens=4)
+    long = make_sequence(range(40), **ENDLESS)
+    scheduler.add(make_sequence([1, 2], **ENDLESS))
+    scheduler.update(scheduler.schedule(), [5])
+    scheduler.add(long)
+    scheduler.add(make_sequence(range(20, 50), **ENDLESS))
+    assert shape(scheduler.schedule()) == [(2, 1, True), (0, 3, False)], (
+        "4 + 2 tokens, down to a power of two"
+    )
+    scheduler.add(make_sequence(range(60, 69), **ENDLESS))
+    assert shape(scheduler.schedule()) == [(3, 1, True), (0, 9, True), (3, 3, False)]
+    assert shape(scheduler.schedule()) == [(4, 1, True), (9, 1, True), (6, 6, False)]
+    assert scheduler.num_waiting == 1, "the second long one"
+    while long in scheduler._prefilling:
+        assert sum(row.num_tokens for row in scheduler.schedule().rows) <= 8
+    scheduler.schedule()
+    assert scheduler.num_waiting == 0, "it begins when the first is done"
+
+
+def test_a_long_prompt_has_the_step_to_itself_where_nothing_decodes():
+    scheduler = make(free_tokens=4)
+    scheduler.add(make_sequence(range(40), **ENDLESS))
+    assert shape(scheduler.schedule()) == [(0, 16, False)]
+
+
+def test_a_long_prompt_progresses_beside_many_decodes():
+    scheduler = make(free_tokens=1, max_num_seqs=8)
+    for token in range(7):
+        scheduler.add(make_sequence([token], **ENDLESS))
+    scheduler.update(scheduler.schedule(), [5] * 7)
+    scheduler.add(make_sequence(range(40), **ENDLESS))
+    assert shape(scheduler.schedule())[7:] == [(0, 1, False)]
+
+
 def test_without_chunked_prefill_a_prompt_waits_for_a_step_with_room():
     scheduler = make(enable_chunked_prefill=False)
     scheduler.add(make_sequence(range(10)))

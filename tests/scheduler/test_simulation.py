@@ -124,9 +124,10 @@ class Workload:
         {},
         {"max_num_batched_tokens": 4096},
         {"max_num_batched_tokens": 13, "long_prefill_token_threshold": 5},
+        {"free_tokens": 4},
         {"max_num_batched_tokens": MAX_LEN, "enable_chunked_prefill": False},
     ],
-    ids=["chunked", "whole", "threshold", "unchunked"],
+    ids=["chunked", "whole", "threshold", "room", "unchunked"],
 )
 def test_the_same_tokens_whatever_the_batching(changes, num_blocks, caching, depth):
     work = Workload.make(seed=1, count=120)

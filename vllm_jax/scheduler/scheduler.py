@@ -43,6 +43,15 @@ from vllm_jax.sequence import Sequence, SequenceStatus
 _order = operator.attrgetter("order")
 
 
+_KEYS_LIKE_WEIGHTS = 4096
+"""Keys that a token of a chunk attends to in about the time of its products (measured on a CPU)."""
+
+
+def _with_attention(room: int, num_keys: int) -> int:
+    """Tokens behind ``num_keys`` others that cost what ``room`` tokens cost without their attention."""
+    return -(-room * _KEYS_LIKE_WEIGHTS // (_KEYS_LIKE_WEIGHTS + num_keys))
+
+
 class Scheduler:
     """Owns the sequences' ``status``, ``slot``, ``block_ids`` and counters from ``add`` until they finish.
 
@@ -57,7 +66,12 @@ class Scheduler:
         enable_prefix_caching: share the blocks of equal prefixes.
         enable_chunked_prefill: split prompts over steps. Without it a prompt is computed in one step; only
             a preempted sequence that has outgrown ``max_num_batched_tokens`` is recomputed in several.
-        long_prefill_token_threshold: most tokens of one prompt in a step; 0 for no limit.
+        long_prefill_token_threshold: most tokens of one prompt in a step; 0 for no limit of its own.
+        free_tokens: where given, prompts that take several steps anyway make room for running sequences. It
+            is the number of tokens whose computation takes as long as reading the weights, which a step does
+            in any case: while ``d`` sequences decode, long prompts fill a step up to ``free_tokens + 2 d``
+            tokens, so that it takes about twice the time it would without them, their attention not counted.
+            0 for no such limit.
         cache_secret: key of the prefix cache's digests; by default random.
 
     Raises:
@@ -76,6 +90,7 @@ class Scheduler:
         enable_prefix_caching: bool = True,
         enable_chunked_prefill: bool = True,
         long_prefill_token_threshold: int = 0,
+        free_tokens: int = 0,
         cache_secret: bytes | None = None,
     ):
         sizes = {
@@ -101,6 +116,7 @@ class Scheduler:
         self.policy = policy
         self.enable_chunked_prefill = enable_chunked_prefill
         self._max_chunk = long_prefill_token_threshold or max_num_batched_tokens
+        self._free_tokens = free_tokens if enable_chunked_prefill else 0
         # Blocks an admission leaves free for the running sequences to grow into.
         self._reserve = max(1, num_blocks // 100)
         self._allocator = BlockAllocator(num_blocks)
@@ -211,17 +227,21 @@ class Scheduler:
         batch = ScheduledBatch()
         rows = self._schedule_decodes(batch.preempted)
         budget = self.max_num_batched_tokens - len(rows)
+        reserved = budget - self._room_for_long_prompts(len(rows), budget)
         chunks: list[ScheduledSequence] = []
         for seq in sorted(self._prefilling, key=_order):
-            if not budget:
-                break
-            chunks.append(self._prefill(seq, budget, resumed=False))
-            budget -= chunks[-1].num_tokens
-        self._admit(chunks, budget)
+            room = budget
+            if self._is_long(seq):
+                room = _with_attention(budget - reserved, seq.num_computed_tokens) if reserved else budget
+            if room > 0:
+                chunks.append(self._prefill(seq, room, resumed=False))
+                budget -= chunks[-1].num_tokens
+        self._admit(chunks, budget, reserved)
         self._cache.commit()
         # One-token chunks look like decodes to the device: they follow those, the sampling ones first.
         chunks.sort(key=lambda row: (row.num_tokens > 1, not row.samples))
         batch.rows = rows + chunks
+        batch.num_decodes = len(rows)
         return batch
 
     def update(self, batch: ScheduledBatch, sampled: Iterable[int | None]) -> list[Sequence]:
@@ -293,8 +313,24 @@ class Scheduler:
             victims.append(victim)
         return victims
 
-    def _admit(self, chunks: list[ScheduledSequence], budget: int) -> None:
-        """Starts waiting sequences, in order, as long as budget, slots and blocks last."""
+    def _room_for_long_prompts(self, num_decodes: int, budget: int) -> int:
+        """Most tokens that long prompts may add to a step of ``num_decodes`` tokens; see ``free_tokens``."""
+        if not num_decodes or not self._free_tokens:
+            return budget
+        # Steps are padded to powers of two: the largest one that is fast enough, but more than the decodes.
+        fast = 1 << (self._free_tokens + 2 * num_decodes).bit_length() - 1
+        more = 1 << num_decodes.bit_length()
+        return min(budget, max(fast, more) - num_decodes)
+
+    def _is_long(self, seq: Sequence) -> bool:
+        """Whether the prompt does not fit into one step."""
+        return seq.num_tokens - seq.num_cached_tokens > self.max_num_batched_tokens
+
+    def _admit(self, chunks: list[ScheduledSequence], budget: int, reserved: int) -> None:
+        """Starts waiting sequences, in order, as long as budget, slots and blocks last.
+
+        ``reserved`` tokens of the budget are not for long prompts: those wait, and others may pass them.
+        """
         postponed: list[Sequence] = []
         while budget and self._waiting and len(postponed) < len(self._free_slots):
             seq = self._waiting.peek()
@@ -305,11 +341,18 @@ class Scheduler:
                 # Another row of this very step computes what comes next; one step later it is a hit.
                 postponed.append(self._waiting.pop())
                 continue
+            is_long = seq.num_tokens - len(cached) * self.block_size > self.max_num_batched_tokens
+            room = budget - reserved if is_long else budget
+            if room <= 0 and any(seq.order < row.seq.order for row in chunks):
+                room = 1  # It was preempted; from its first token on it goes before the younger ones.
+            if room <= 0:
+                postponed.append(self._waiting.pop())
+                continue
             if not self._has_room(seq, cached, budget):
                 break
             self._waiting.pop()
             self._start(seq, cached)
-            chunks.append(self._prefill(seq, budget, resumed=True))
+            chunks.append(self._prefill(seq, room, resumed=True))
             budget -= chunks[-1].num_tokens
         for seq in postponed:
             self._waiting.push(seq)
