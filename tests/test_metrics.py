@@ -33,8 +33,8 @@ def test_steps_and_tokens() -> None:
     metrics.on_step(running=1, waiting=0, kv_cache_usage=0.5, num_tokens=0)
     metrics.on_prefix_lookup(queries=32, hits=16)
     metrics.on_first_token(seconds=0.2, prompt_tokens=32, cached_tokens=16)
-    metrics.on_generated(1)
-    metrics.on_generated(1, seconds=0.01)
+    metrics.on_generated(1, {})
+    metrics.on_generated(4, {0.01: 3, 9.0: 1})
     metrics.on_compilation(5)
     values = read(metrics)
     expected = {
@@ -49,9 +49,10 @@ def test_steps_and_tokens() -> None:
         "vllm:prefix_cache_hits_total": 16,
         "vllm:prompt_tokens_total": 32,
         "vllm:prompt_tokens_cached_total": 16,
-        "vllm:generation_tokens_total": 2,
+        "vllm:generation_tokens_total": 5,
         "vllm:time_to_first_token_seconds_sum": 0.2,
-        "vllm:inter_token_latency_seconds_count": 1,
+        "vllm:inter_token_latency_seconds_count": 4,
+        "vllm:inter_token_latency_seconds_sum": 9.03,
         "vllm:compilations_total": 5,
         "vllm:cache_config_info": 1,
     }

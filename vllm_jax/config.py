@@ -97,8 +97,9 @@ class SchedulerConfig:
     """First come first served, or by the request's priority (a lower number goes first)."""
     enable_chunked_prefill: bool = True
     """Split long prompts over steps. Without it a prompt must fit into one step."""
-    long_prefill_token_threshold: int = 0
-    """Most tokens of one prompt a step computes; 0 means no limit of its own."""
+    long_prefill_token_threshold: int | None = None
+    """Most tokens of one prompt a step computes; 0 means no limit of its own. By default prompts that need
+    several steps make room for running requests: their attention apart, a step takes about twice as long."""
     max_num_queued_reqs: int | None = None
     """Most requests that may wait for their first step; more are answered with 503 and Retry-After. No limit
     by default."""
@@ -117,6 +118,9 @@ class ParallelConfig:
     """Devices the weights and heads are split over."""
     attention_implementation: str = "auto"
     """Forces a paged-attention implementation by its name; "auto" takes the device's own."""
+    forbid_recompile: bool = False
+    """Fail where a device program is compiled after the server is ready, naming it. For tests and staging: by
+    default it is logged and counted in vllm:compilations_total, and requests wait for it."""
     compilation_cache_dir: str | None = None
     """Where compiled programs are kept for the next start. The default is ~/.cache/vllm-jax/xla; "" keeps
     none."""
@@ -177,7 +181,7 @@ class EngineConfig:
         for flag, value in positive.items():
             if value is not None and value < 1:
                 raise ConfigError(f"{flag} must be at least 1, got {value}")
-        if scheduler.long_prefill_token_threshold < 0:
+        if (scheduler.long_prefill_token_threshold or 0) < 0:
             raise ConfigError("--long-prefill-token-threshold must not be negative")
         if not 0 < cache.gpu_memory_utilization <= 1:
             share = cache.gpu_memory_utilization

@@ -30,3 +30,7 @@ class OverloadedError(VllmJaxError, RuntimeError):
 
 class EngineDeadError(VllmJaxError, RuntimeError):
     """The engine loop has failed; requests in flight have failed with it."""
+
+
+class RecompilationError(VllmJaxError, RuntimeError):
+    """A device program was compiled after the server was ready, and the server was told not to."""

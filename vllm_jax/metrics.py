@@ -8,6 +8,11 @@ All methods may be called from any thread.
 
 from __future__ import annotations
 
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+
 from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
     CollectorRegistry,
@@ -17,8 +22,10 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from vllm_jax.outputs import FinishReason, RequestMetrics
 
@@ -49,6 +56,32 @@ _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000,
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _SMALL_COUNTS = (0, 1, 2, 5, 10, 20, 50)
 _FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
+
+
+class _WeightedHistogram(Collector):
+    """A histogram that takes a step's observations at once: equal ones are many, and each costs a lock."""
+
+    def __init__(self, name: str, text: str, labels: Mapping[str, str], buckets: tuple[float, ...]):
+        self._name, self._text, self._labels, self._bounds = name, text, labels, buckets
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, values: Mapping[float, int]) -> None:
+        """Counts ``values[v]`` observations of each value ``v``."""
+        with self._lock:
+            for value, count in values.items():
+                self._counts[bisect_left(self._bounds, value)] += count
+                self._sum += value * count
+
+    def collect(self) -> Iterator[Metric]:
+        """The series, for the registry."""
+        family = HistogramMetricFamily(self._name, self._text, labels=list(self._labels))
+        with self._lock:
+            ends = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+            buckets = list(zip(ends, accumulate(self._counts), strict=True))
+            family.add_metric(list(self._labels.values()), buckets, self._sum)
+        yield family
 
 
 class Metrics:
@@ -82,7 +115,9 @@ class Metrics:
         )
         self._cached_tokens = self._counter("prompt_tokens_cached", "Those of them from the prefix cache.")
         self._generation_tokens = self._counter("generation_tokens", "Tokens generated.")
-        self._compilations = self._counter("compilations", "Device programs compiled, warm-up included.")
+        self._compilations = self._counter(
+            "compilations", "Device programs compiled after the server was ready; each is a stall."
+        )
         success = Counter(
             "vllm:request_success",
             "Sequences finished, by the reason.",
@@ -95,9 +130,10 @@ class Metrics:
         self._ttft = self._histogram(
             "time_to_first_token_seconds", "From arrival to first token.", _FIRST_TOKEN_S
         )
-        self._itl = self._histogram(
-            "inter_token_latency_seconds", "Between two tokens of a sequence.", _TOKEN_S
+        self._itl = _WeightedHistogram(
+            "vllm:inter_token_latency_seconds", "Between two tokens of a sequence.", self._labels, _TOKEN_S
         )
+        self.registry.register(self._itl)
         self._tpot = self._histogram(
             "request_time_per_output_token_seconds", "Decode time of a request by its later tokens.", _TOKEN_S
         )
@@ -178,11 +214,13 @@ class Metrics:
         self._prompt_tokens.inc(prompt_tokens)
         self._cached_tokens.inc(cached_tokens)
 
-    def on_generated(self, count: int, *, seconds: float | None = None) -> None:
-        """``count`` tokens of one sequence, ``seconds`` after its token before them (None: its first)."""
+    def on_generated(self, count: int, gaps: Mapping[float, int]) -> None:
+        """A step brought ``count`` tokens; ``gaps[s]`` of them came ``s`` seconds after the one before.
+
+        The first token of a sequence has no gap.
+        """
         self._generation_tokens.inc(count)
-        if seconds is not None:
-            self._itl.observe(seconds)
+        self._itl.observe(gaps)
 
     def on_sequence_finished(self, reason: FinishReason) -> None:
         """One sequence has ended."""
@@ -232,7 +270,7 @@ class Metrics:
         self._rejections.inc()
 
     def on_compilation(self, count: int = 1) -> None:
-        """The runner compiled ``count`` device programs."""
+        """``count`` device programs were compiled although the server was ready."""
         self._compilations.inc(count)
 
     # --- what the server reports -----------------------------------------------------------------

@@ -52,7 +52,10 @@ class CompletionOutput:
 
     def merge(self, later: CompletionOutput) -> None:
         """Appends ``later``, a delta of the same sequence, to this output (mutated)."""
-        self.text += later.text
+        # Nobody else holds the text while it grows: so CPython extends it in place instead of copying it.
+        text, self.text = self.text, ""
+        text += later.text
+        self.text = text
         self.token_ids.extend(later.token_ids)
         if later.logprobs is not None:
             self.logprobs = self.logprobs or []

@@ -35,6 +35,9 @@ class ScheduledBatch:
     """
 
     rows: list[ScheduledSequence] = field(default_factory=list)
+    num_decodes: int = 0
+    """Leading rows that continue decoding: their input token was sampled in the slot they hold, so that it
+    is on the device."""
     preempted: list[Sequence] = field(default_factory=list)
     """Sequences that lost their blocks in this round; for metrics and logs."""
 

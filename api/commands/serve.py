@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,6 +167,8 @@ def _uvicorn_config(context: ServerContext) -> uvicorn.Config:
 
 def load_context(engine_config: EngineConfig, config: ServerConfig) -> ServerContext:
     """Loads the model with progress bars. Raises ConfigError."""
+    # Nothing here uses torch, but transformers imports it where it is installed, which takes a second.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     from vllm_jax.engine.async_engine import AsyncEngine  # brings jax: only once the address is ours
     from vllm_jax.progress import progress_bars
 

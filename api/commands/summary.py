@@ -76,7 +76,8 @@ def _rows(info: ModelInfo, models: ServedModels, config: ServerConfig, url: str)
         (
             "Start",
             f"loaded in {info.load_seconds:.1f} s, "
-            f"{info.num_programs} programs compiled in {info.warm_up_seconds:.1f} s",
+            f"{info.num_programs} programs ready in {info.warm_up_seconds:.1f} s "
+            f"({info.num_compiled or 'none'} compiled)",
         ),
         ("Names", names),
         ("URL", f"{url}/v1 ({openness})"),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vllm_jax.errors import RecompilationError
 from vllm_jax.runner.compile_cache import keep_compiled_programs
 from vllm_jax.runner.compiler import Program, ProgramCache
 
@@ -20,13 +21,13 @@ def test_programs_are_found_by_key_and_progress_is_told() -> None:
         Program(("add", 1), lambda x, y: x + y, (ROW, ROW), donate=(0,)),
     ]
     cache.compile(programs, lambda *progress: told.append(progress))
-    assert [t[:2] for t in told] == [(1, 2), (2, 2)] and {t[2] for t in told} == {"double", "('add', 1)"}
+    assert [t[:2] for t in told] == [(1, 2), (2, 2)] and {t[2] for t in told} == {"double", "add 1"}
     assert len(cache) == 2 and cache.seconds > 0
     x = jnp.arange(4, dtype=jnp.float32)
     assert cache["double"](x).tolist() == [0, 2, 4, 6]
     assert cache["add", 1](x, np.ones(4, np.float32)).tolist() == [1, 2, 3, 4]
     assert x.is_deleted(), "the donated buffer was taken over"
-    with pytest.raises(KeyError, match="was not compiled before ready"):
+    with pytest.raises(RecompilationError, match="was not compiled before ready"):
         cache["never"]
 
 

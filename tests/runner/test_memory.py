@@ -53,3 +53,16 @@ def test_the_users_word_is_exact() -> None:
 
 def test_free_host_memory_is_a_sane_number() -> None:
     assert 2**20 < host_memory_available() < 2**50
+
+
+def test_the_number_of_blocks_is_the_same_although_memory_is_not(monkeypatch) -> None:
+    from vllm_jax.runner import memory
+
+    budget = BlockBudget(bytes_per_block=1000, block_size=16, max_model_len=160, max_num_seqs=10_000)
+    found = set()
+    for free in (20_000_000, 20_300_000, 20_400_001):
+        monkeypatch.setattr(memory, "host_memory_available", lambda free=free: free)
+        found.add(num_blocks(CacheConfig(), budget, Device("cpu"), 0))
+    assert found == {9216}
+    monkeypatch.setattr(memory, "host_memory_available", lambda: 2 * 10_500)
+    assert num_blocks(CacheConfig(), budget, Device("cpu"), 0) == 10, "but one sequence always fits"

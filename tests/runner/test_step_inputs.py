@@ -33,8 +33,8 @@ def row(prompt, output=(), *, start, count, slot, blocks, params=GREEDY, seed=0,
     return ScheduledSequence(seq, start, count, samples, slot, list(blocks), resumed)
 
 
-def fields(builder: StepInputBuilder, rows):
-    inputs = builder.build(ScheduledBatch(rows))
+def fields(builder: StepInputBuilder, rows, num_decodes=0):
+    inputs = builder.build(ScheduledBatch(rows, num_decodes))
     return inputs, builder.layout(inputs.shape).unpack(inputs.packed)
 
 
@@ -46,15 +46,15 @@ def test_layout_covers_the_vector_without_a_gap() -> None:
     assert np.concatenate([p.ravel() for p in parts]).tolist() == packed.tolist()
 
 
-def test_decodes_take_known_tokens_from_the_host_and_pending_ones_from_the_device(builder) -> None:
+def test_decodes_take_their_tokens_from_the_device_and_chunks_of_one_token_from_the_host(builder) -> None:
     rows = [
         row([1, 2, 3], [7], start=3, count=1, slot=5, blocks=[9]),
         row([1, 2, 3], [], start=3, count=1, slot=2, blocks=[4], pending=1),
         row([1], [], start=0, count=1, slot=0, blocks=[6]),
     ]
-    inputs, (tokens, table, kv_lens, cu_q_lens, slots) = fields(builder, rows)
+    inputs, (tokens, table, kv_lens, cu_q_lens, slots) = fields(builder, rows, num_decodes=2)
     assert inputs.shape == StepShape(4, 4, True)
-    assert tokens.tolist() == [7, TAKE_FROM_HISTORY, 1, 0]
+    assert tokens.tolist() == [TAKE_FROM_HISTORY, TAKE_FROM_HISTORY, 1, 0]
     assert kv_lens.tolist() == [4, 4, 1, 0]
     assert cu_q_lens.tolist() == [0, 1, 2, 3, 3]
     assert slots.tolist() == [5, 2, 0, 0]
@@ -76,6 +76,13 @@ def test_chunks_and_decodes_mix_and_only_full_prompts_sample(builder) -> None:
     assert kv_lens[:3].tolist() == [3, 14, 5] and cu_q_lens.tolist() == [0, 1, 11, 16, 16, 16, 16, 16, 16]
     assert inputs.sampler.arguments[0][1].tolist()[:4] == [3, HISTORY, 5, HISTORY]
     assert inputs.score_targets is None
+
+
+def test_what_was_computed_before_a_preemption_comes_from_the_host_again(builder) -> None:
+    back = row([1, 2, 3], [7, 8], start=4, count=1, slot=1, blocks=[3])
+    inputs, (tokens, _, kv_lens, _, _) = fields(builder, [back])
+    assert tokens.tolist() == [8] and kv_lens.tolist() == [5]
+    assert inputs.sampler.arguments[0].tolist() == [[1], [5]]
 
 
 def test_a_step_without_a_sample_needs_no_sampler(builder) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from vllm_jax.config import EngineConfig, SchedulerConfig
 from vllm_jax.engine.admission import AdmissionQueue
+from vllm_jax.engine.collector import frozen_heap
 from vllm_jax.engine.info import ModelInfo
 from vllm_jax.engine.llm_engine import LLMEngine
 from vllm_jax.engine.loading import load_engine
@@ -66,6 +67,12 @@ class _Stream:
             return delta
         assert self._error is not None
         raise self._error
+
+
+def _hand_out(letters: list[tuple[_Stream, RequestOutput | Exception]]) -> None:
+    """Called in the loop."""
+    for stream, item in letters:
+        stream.deliver(item)
 
 
 @dataclass(frozen=True)
@@ -243,8 +250,9 @@ class AsyncEngine:
 
     def _run(self) -> None:
         try:
-            while self._obey():
-                self._deliver(self._engine.step())
+            with frozen_heap():
+                while self._obey():
+                    self._deliver(self._engine.step())
         except BaseException as error:
             logger.exception("the engine has failed")
             self._fail(error)
@@ -274,21 +282,27 @@ class AsyncEngine:
         try:
             self._engine.add_request(prepared)
         except Exception as error:
-            self._send(request_id, error)
+            self._send([(request_id, error)])
 
     def _deliver(self, deltas: list[RequestOutput]) -> None:
-        for delta in deltas:
-            self._send(delta.request_id, delta)
+        self._send([(delta.request_id, delta) for delta in deltas])
 
-    def _send(self, request_id: str, item: RequestOutput | Exception) -> None:
-        stream = self._streams.get(request_id)
-        if stream is None:
-            return
-        try:
-            stream.loop.call_soon_threadsafe(stream.deliver, item)
-        except RuntimeError:  # The reader's event loop is closed: nobody is listening any more.
-            self._forget(request_id)
-            self._engine.abort_request(request_id)
+    def _send(self, items: list[tuple[str, RequestOutput | Exception]]) -> None:
+        """Hands items to their streams, with one call into each event loop: waking a loop is what costs."""
+        mail: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput | Exception]]] = {}
+        for request_id, item in items:
+            stream = self._streams.get(request_id)
+            if stream is not None:
+                mail.setdefault(stream.loop, []).append((stream, item))
+        for loop, letters in mail.items():
+            try:
+                loop.call_soon_threadsafe(_hand_out, letters)
+            except RuntimeError:  # The readers' event loop is closed: nobody is listening any more.
+                for request_id, _ in items:
+                    stream = self._streams.get(request_id)
+                    if stream is not None and stream.loop is loop:
+                        self._forget(request_id)
+                        self._engine.abort_request(request_id)
 
     def _fail(self, error: BaseException) -> None:
         failure = EngineDeadError(f"the engine has failed: {type(error).__name__}")

@@ -37,6 +37,7 @@ class ModelInfo:
     scheduling_policy: str
     enable_prefix_caching: bool
     num_programs: int
+    num_compiled: int
     warm_up_seconds: float
     load_seconds: float
     cpu_kernels: str | None = None

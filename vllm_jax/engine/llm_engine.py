@@ -10,6 +10,7 @@ too many, which is dropped.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections import deque
 from typing import Any
@@ -24,8 +25,10 @@ from vllm_jax.engine.request import (
     prepare_params,
     prepare_request,
 )
+from vllm_jax.errors import RecompilationError
 from vllm_jax.metrics import Metrics
 from vllm_jax.outputs import RequestOutput
+from vllm_jax.runner.compile_watch import CompilationWatch
 from vllm_jax.runner.model_runner import DispatchedStep, ModelRunner
 from vllm_jax.sampling.seeds import fresh_seed
 from vllm_jax.sampling_params import SamplingParams
@@ -34,6 +37,8 @@ from vllm_jax.scheduler.scheduler import Scheduler
 from vllm_jax.structured_output.compiler import GrammarCompiler
 from vllm_jax.structured_output.vocabulary import Vocabulary
 from vllm_jax.tokenizer.base import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 _STEPS_IN_FLIGHT = 1
 
@@ -50,6 +55,7 @@ class LLMEngine:
         tokenizer: Tokenizer | None,
         metrics: Metrics,
         seed: int,
+        forbid_recompile: bool = False,
     ):
         self.info = info
         self.tokenizer = tokenizer
@@ -65,6 +71,8 @@ class LLMEngine:
         self._grammar_steps = GrammarSteps()
         self._in_flight: deque[DispatchedStep] = deque()
         self._seed = seed
+        self._watch = CompilationWatch()
+        self._forbid_recompile = forbid_recompile
         self._request_numbers = itertools.count()
         self._last_prefix_stats = (0, 0)
 
@@ -119,7 +127,25 @@ class LLMEngine:
         return self._outputs.num_requests
 
     def step(self) -> list[RequestOutput]:
-        """Dispatches the next step, reads the oldest one, and returns what is new for each request."""
+        """Dispatches the next step, reads the oldest one, and returns what is new for each request.
+
+        Raises:
+            RecompilationError: something was compiled on the way, and that is forbidden.
+        """
+        with self._watch.here() as seen:
+            outputs = self._step()
+        if seen.names:
+            self._on_compilation(seen.names)
+        return outputs
+
+    def _on_compilation(self, names: list[str]) -> None:
+        """Requests waited for a compiler: warm-up missed a program, or the host path left numpy."""
+        self.metrics.on_compilation(len(names))
+        if self._forbid_recompile:
+            raise RecompilationError(f"compiled after ready: {', '.join(names)}")
+        logger.error("compiled after ready, while requests waited: %s", ", ".join(names))
+
+    def _step(self) -> list[RequestOutput]:
         batch = self._scheduler.schedule()
         if not batch.empty:
             self._in_flight.append(self._runner.execute(batch))

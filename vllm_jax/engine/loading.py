@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from vllm_jax.errors import CheckpointError, ConfigError, InvalidRequestError
 from vllm_jax.kernels.attention import get_implementation, implementation_for
 from vllm_jax.kernels.cpu.library import describe as describe_library
 from vllm_jax.metrics import Metrics
-from vllm_jax.models.load import LoadedModel, load_model
+from vllm_jax.models.load import LoadedModel, load_family
 from vllm_jax.models.registry import resolve
 from vllm_jax.progress import ProgressReport, no_progress
 from vllm_jax.runner.buckets import ShapeRegistry
 from vllm_jax.runner.compile_cache import keep_compiled_programs
 from vllm_jax.runner.memory import BlockBudget, num_blocks
 from vllm_jax.runner.model_runner import KVSpec, ModelRunner
+from vllm_jax.runner.program_store import ProgramStore
 from vllm_jax.sampling_params import SamplingParams
 from vllm_jax.scheduler.scheduler import Scheduler
 from vllm_jax.tokenizer.base import Tokenizer
@@ -75,35 +77,45 @@ def load_engine(
             "--tensor-parallel-size above 1 is not supported yet: one device holds the whole model"
         )
     started = time.monotonic()
-    keep_compiled_programs(config.parallel.compilation_cache_dir)
+    programs_folder = keep_compiled_programs(config.parallel.compilation_cache_dir)
     device = _device(config.parallel.device)
     implementation = implementation_for(device.platform, config.parallel.attention_implementation)
     directory = model_directory(config.model)
     hf_config = read_config(directory, config.model.hf_overrides)
-    tokenizer = _tokenizer(config.model, directory)
-    defaults, eos_token_ids = _generation_defaults(config.model, directory, hf_config, tokenizer)
     dtype = resolve_dtype(config.model.dtype, hf_config)
     # What the config can refuse is refused before the weights are read.
-    longest = resolve(hf_config).read_config(hf_config).max_position
-    limits = _limits(config.model, config.scheduler, longest, device)
+    family = resolve(hf_config)
+    parsed = family.read_config(hf_config)
+    limits = _limits(config.model, config.scheduler, parsed.max_position, device)
     pooling = read_pooling(directory, config.model.runner)
 
-    with jax.default_device(device):
-        loaded = load_model(
-            directory,
-            hf_config,
-            dtype=dtype,
-            load_format=config.model.load_format,
-            seed=config.model.seed,
-            progress=lambda done, total: progress("Loading weights", done, total),
+    # Loads the library: an executable from disk that calls into it must find it there.
+    cpu_kernels = describe_library() if device.platform == "cpu" else None
+    with ThreadPoolExecutor(1) as beside:
+        # Reading weights and compiling leave Python's lock alone most of the time.
+        soon = beside.submit(_tokenizer, config.model, directory)
+        with jax.default_device(device):
+            loaded = load_family(
+                directory,
+                family,
+                parsed,
+                dtype=dtype,
+                load_format=config.model.load_format,
+                seed=config.model.seed,
+                progress=lambda done, total: progress("Loading weights", done, total),
+            )
+        runner, kv_spec = _runner(
+            config, loaded, limits, device, implementation, dtype, pooling, programs_folder
         )
-    runner, kv_spec = _runner(config, loaded, limits, device, implementation, dtype, pooling)
-    load_seconds = time.monotonic() - started
-    blocks = _allocate(config, runner, kv_spec, limits, device)
-    runner.warm_up(lambda done, total, _: progress("Compiling programs", done, total))
+        load_seconds = time.monotonic() - started
+        blocks = _allocate(config, runner, kv_spec, limits, device)
+        if soon.done():
+            soon.result()  # An unreadable tokenizer is told before the compiler is asked.
+        runner.warm_up(lambda done, total, _: progress("Compiling programs", done, total))
+        tokenizer = soon.result()
+    defaults, eos_token_ids = _generation_defaults(config.model, directory, hf_config, tokenizer)
 
     metrics = Metrics(model_name=served_name or config.model.model)
-    metrics.on_compilation(len(runner.programs))
     metrics.set_cache_config(
         block_size=kv_spec.page_size,
         num_gpu_blocks=blocks,
@@ -119,7 +131,8 @@ def load_engine(
         policy=config.scheduler.scheduling_policy,
         enable_prefix_caching=config.cache.enable_prefix_caching,
         enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
-        long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
+        long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold or 0,
+        free_tokens=_free_tokens(config.scheduler, device),
     )
     info = ModelInfo(
         model=config.model.model,
@@ -141,11 +154,12 @@ def load_engine(
         scheduling_policy=config.scheduler.scheduling_policy,
         enable_prefix_caching=config.cache.enable_prefix_caching,
         num_programs=len(runner.programs),
+        num_compiled=runner.programs.num_compiled,
         warm_up_seconds=runner.programs.seconds,
         load_seconds=load_seconds,
         pooling=pooling,
         hidden_size=loaded.config.hidden_size,
-        cpu_kernels=describe_library() if device.platform == "cpu" else None,
+        cpu_kernels=cpu_kernels,
         eos_token_ids=eos_token_ids,
         default_sampling=defaults,
     )
@@ -156,6 +170,7 @@ def load_engine(
         tokenizer=tokenizer,
         metrics=metrics,
         seed=config.model.seed,
+        forbid_recompile=config.parallel.forbid_recompile,
     )
 
 
@@ -248,6 +263,17 @@ def _limits(
     return _Limits(max_model_len, seqs, tokens)
 
 
+def _free_tokens(scheduler: SchedulerConfig, device: jax.Device) -> int:
+    """Tokens a step computes in the time of reading the weights, where long prompts are to make room.
+
+    That is arithmetic over bandwidth. A CPU core has some 10 to 20 multiplications to spare for each weight
+    it reads, an accelerator some hundred (TPU v5e 240, H100 295, at 2 bytes a weight).
+    """
+    if scheduler.long_prefill_token_threshold is not None:
+        return 0
+    return 16 if device.platform == "cpu" else 256
+
+
 def _runner(
     config: EngineConfig,
     loaded: LoadedModel,
@@ -256,6 +282,7 @@ def _runner(
     implementation: str,
     dtype: jnp.dtype,
     pooling: Pooling | None,
+    programs_folder: Path | None,
 ) -> tuple[ModelRunner, KVSpec]:
     cache = config.cache
     kv_spec = KVSpec(
@@ -278,6 +305,10 @@ def _runner(
         max_logprobs=config.model.max_logprobs,
         device=device,
         pooling=pooling,
+        hidden=(loaded.config.hidden_size, dtype),
+        identity=f"{loaded.family.model_type} {loaded.config} {dtype}",
+        store=None if programs_folder is None else ProgramStore(programs_folder, device),
+        forbid_recompile=config.parallel.forbid_recompile,
     )
     return runner, kv_spec
 

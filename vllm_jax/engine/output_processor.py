@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import numpy as np
 
@@ -30,7 +32,7 @@ Stopped = tuple[Sequence, FinishReason, str | None]
 """A sequence that the output processor has ended, with its finish and stop reason."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _SequenceState:
     """The client's view of one sequence."""
 
@@ -56,20 +58,22 @@ class _SequenceState:
         return (shown, stop) if stop is not None else (shown + self.matcher.flush(), None)
 
 
-@dataclass
+@dataclass(slots=True)
 class _RequestState:
     """The client's view of one request."""
 
     request: Request
     sequences: list[_SequenceState]
     times: RequestMetrics
+    num_unfinished: int
     prompt_logprobs: list[PositionLogprobs | None] | None = None
     embedding: np.ndarray | None = None
-    outputs: dict[int, CompletionOutput] = field(default_factory=dict)
+    outputs: list[CompletionOutput] = field(default_factory=list)
+    """What is new of each sequence, as far as there is something."""
 
     @property
     def finished(self) -> bool:
-        return all(s.finished for s in self.sequences)
+        return not self.num_unfinished
 
     @property
     def presentable(self) -> bool:
@@ -99,7 +103,7 @@ class OutputProcessor:
             raise InvalidRequestError(f"Request id {request.request_id!r} is in use.", "request_id")
         states = [_SequenceState(s, self._detokenizer(s), _matcher(s)) for s in sequences]
         times = RequestMetrics(arrival_time=request.arrival_time)
-        state = _RequestState(request, states, times)
+        state = _RequestState(request, states, times, len(states))
         if request.params.prompt_logprobs is not None:
             state.prompt_logprobs = [None] * len(request.prompt_token_ids)
         self._requests[request.request_id] = state
@@ -128,51 +132,68 @@ class OutputProcessor:
         Returns:
             one delta for each request that has something new, and the sequences that ended here.
         """
+        # This loop runs for every token of every sequence: what most rows need is written out, once.
         touched: dict[str, _RequestState] = {}
         stopped: list[Stopped] = []
-        for i, row in enumerate(batch.rows):
-            state = self._requests.get(row.seq.request_id)
+        latest: Counter[float] = Counter()  # when the tokens before this step's came, and of how many
+        num_tokens = 0
+        requests = self._requests
+        parts = zip(batch.rows, result.logprobs, result.prompt_logprobs, result.embeddings, strict=True)
+        for row, logprobs, scores, embedding in parts:
+            seq = row.seq
+            state = requests.get(seq.request_id)
             if state is None:
                 continue
-            sequence = state.sequences[row.seq.index]
+            sequence = state.sequences[seq.index]
             if sequence.finished:
                 continue
-            if state.times.first_scheduled_time is None:
-                state.times.first_scheduled_time = row.seq.first_scheduled_time
             try:
-                scores = result.prompt_logprobs[i]
                 if scores is not None and state.prompt_logprobs is not None:
-                    prompt_position_logprobs(state.prompt_logprobs, scores, row.seq, self._tokenizer)
-                if row.seq.num_output_tokens > sequence.num_processed:
-                    if result.embeddings[i] is not None:
-                        state.embedding = result.embeddings[i]
-                    stop = self._advance(state, sequence, result.logprobs[i], now)
-                    touched[row.seq.request_id] = state
-                    if stop is not None:
-                        stopped.append((row.seq, "stop", stop))
+                    prompt_position_logprobs(state.prompt_logprobs, scores, seq, self._tokenizer)
+                if len(seq.output_token_ids) <= sequence.num_processed:
+                    continue
+                num_tokens += 1
+                if sequence.last_token_time is None:
+                    self._on_first_token(state, sequence, now)
+                else:
+                    latest[sequence.last_token_time] += 1
+                sequence.last_token_time = now
+                touched[seq.request_id] = state
+                if embedding is not None:
+                    state.embedding = embedding
+                stop = self._advance(state, sequence, logprobs)
+                if stop is not None:
+                    stopped.append((seq, "stop", stop))
             except Exception:
-                logger.exception("request %s failed while its output was made", row.seq.request_id)
-                self._end(state, sequence, CompletionOutput(row.seq.index), "error", None, flush=False)
-                touched[row.seq.request_id] = state
-                stopped.append((row.seq, "error", None))
-        ready = [state for state in touched.values() if state.presentable]
-        return [self._take_output(state, now) for state in ready], stopped
+                logger.exception("request %s failed while its output was made", seq.request_id)
+                self._end(state, sequence, CompletionOutput(seq.index), "error", None, flush=False)
+                touched[seq.request_id] = state
+                stopped.append((seq, "error", None))
+        if num_tokens:
+            self._metrics.on_generated(num_tokens, {now - then: count for then, count in latest.items()})
+        outputs = []
+        for state in touched.values():
+            state.times.last_token_time = now
+            if state.presentable:
+                outputs.append(self._take_output(state, now))
+        return outputs, stopped
 
     def _advance(
-        self, state: _RequestState, sequence: _SequenceState, logprobs: RowLogprobs | None, now: float
+        self, state: _RequestState, sequence: _SequenceState, logprobs: RowLogprobs | None
     ) -> str | None:
         """Shows the sequence's next token; the stop string that ended it, if one did."""
         seq = sequence.sequence
         token = seq.output_token_ids[sequence.num_processed]
         sequence.num_processed += 1
-        self._record_token(state, sequence, now)
-        output = CompletionOutput(seq.index, token_ids=[token])
+        # EOS is the end, not a part of the answer, even where special tokens are shown.
+        if token in seq.eos_token_ids and not seq.params.include_stop_str_in_output:
+            text, stop = "", None
+        else:
+            text, stop = sequence.text_of(token)
+        output = CompletionOutput(seq.index, text, [token])
         if logprobs is not None:
             output.logprobs = [position_logprobs(logprobs, token, seq.params, self._tokenizer)]
             sequence.cumulative_logprob = (sequence.cumulative_logprob or 0.0) + logprobs.logprob
-        # EOS is the end, not a part of the answer, even where special tokens are shown.
-        silent = token in seq.eos_token_ids and not seq.params.include_stop_str_in_output
-        output.text, stop = ("", None) if silent else sequence.text_of(token)
         if stop is not None:
             self._end(state, sequence, output, "stop", stop, flush=False)
             return stop
@@ -200,36 +221,41 @@ class OutputProcessor:
                 reason, stop_reason = "stop", stop
         output.finish_reason, output.stop_reason = reason, stop_reason
         sequence.finished = True
+        state.num_unfinished -= 1
         self._metrics.on_sequence_finished(reason)
         self._put(state, sequence, output)
         return stop
 
     def _put(self, state: _RequestState, sequence: _SequenceState, output: CompletionOutput) -> None:
         output.cumulative_logprob = sequence.cumulative_logprob
-        if output.index in state.outputs:
-            state.outputs[output.index].merge(output)
-        else:
-            state.outputs[output.index] = output
+        for gathered in state.outputs:
+            if gathered.index == output.index:
+                gathered.merge(output)
+                return
+        state.outputs.append(output)
 
     def _take_output(self, state: _RequestState, now: float) -> RequestOutput:
         """The delta that has gathered in ``state``; forgets the request if it has ended."""
         request, times = state.request, state.times
-        outputs = [state.outputs[i] for i in sorted(state.outputs)]
-        state.outputs = {}
-        times.num_preemptions = sum(s.sequence.num_preemptions for s in state.sequences)
+        outputs, state.outputs = state.outputs, []
+        if len(outputs) > 1:
+            outputs.sort(key=attrgetter("index"))
         delta = RequestOutput(
-            request_id=request.request_id,
-            prompt=request.prompt,
-            prompt_token_ids=request.prompt_token_ids,
-            outputs=outputs,
-            finished=state.finished,
-            prompt_logprobs=state.prompt_logprobs,
-            num_cached_tokens=state.sequences[0].sequence.num_cached_tokens,
-            metrics=times,
-            embedding=state.embedding,
+            request.request_id,
+            request.prompt,
+            request.prompt_token_ids,
+            outputs,
+            state.finished,
+            state.prompt_logprobs,
+            state.sequences[0].sequence.num_cached_tokens,
+            times,
+            state.embedding,
         )
         state.prompt_logprobs = None
         if state.finished:
+            first = state.sequences[0].sequence
+            times.first_scheduled_time = times.first_scheduled_time or first.first_scheduled_time
+            times.num_preemptions = sum(s.sequence.num_preemptions for s in state.sequences)
             times.finished_time = now
             del self._requests[request.request_id]
             self._metrics.on_request_finished(
@@ -241,18 +267,17 @@ class OutputProcessor:
             )
         return delta
 
-    def _record_token(self, state: _RequestState, sequence: _SequenceState, now: float) -> None:
+    def _on_first_token(self, state: _RequestState, sequence: _SequenceState, now: float) -> None:
+        """A sequence has its first token, and perhaps its request."""
         times = state.times
         if times.first_token_time is None:
             times.first_token_time = now
+            times.first_scheduled_time = sequence.sequence.first_scheduled_time
             self._metrics.on_first_token(
                 seconds=now - times.arrival_time,
                 prompt_tokens=len(state.request.prompt_token_ids),
                 cached_tokens=state.sequences[0].sequence.num_cached_tokens,
             )
-        before = sequence.last_token_time
-        self._metrics.on_generated(1, seconds=None if before is None else now - before)
-        times.last_token_time = sequence.last_token_time = now
 
     def _detokenizer(self, seq: Sequence) -> IncrementalDetokenizer | None:
         if self._tokenizer is None or not seq.params.detokenize:

@@ -1,4 +1,4 @@
-"""``config.json`` and a checkpoint directory -> a model that is ready to run.
+"""A family, its config and a checkpoint directory -> a model that is ready to run.
 
 Brings together what knows nothing of each other: the registry of families and the loader of tensors.
 """
@@ -27,9 +27,20 @@ class LoadedModel:
     info: LoadedInfo
 
 
-def load_model(
+def load_model(directory: Path, config: Mapping[str, Any], **settings: Any) -> LoadedModel:
+    """:func:`load_family` for a ``config.json`` (overrides applied); takes the same settings.
+
+    Raises:
+        ConfigError: the config cannot be honoured, or (as CheckpointError) the checkpoint does not fit it.
+    """
+    family = resolve(config)
+    return load_family(directory, family, family.read_config(config), **settings)
+
+
+def load_family(
     directory: Path,
-    config: Mapping[str, Any],
+    family: ModelFamily,
+    config: ModelConfig,
     *,
     dtype: jnp.dtype,
     load_format: Literal["auto", "safetensors", "dummy"] = "auto",
@@ -37,11 +48,12 @@ def load_model(
     progress: Progress | None = None,
     place: Place | None = None,
 ) -> LoadedModel:
-    """Loads a model of any supported family.
+    """Loads a model of a family.
 
     Args:
         directory: the checkpoint; not looked at for random weights.
-        config: its ``config.json``, overrides applied.
+        family: what :func:`~vllm_jax.models.registry.resolve` finds in its ``config.json``.
+        config: the same file as the family has read it.
         dtype: of parameters and activations; see :func:`vllm_jax.weights.dtype.resolve_dtype`.
         load_format: "auto" and "safetensors" read the checkpoint, "dummy" draws random weights.
         seed: seeds the random weights.
@@ -49,19 +61,17 @@ def load_model(
         place: puts arrays onto devices; see :func:`vllm_jax.weights.loader.load_weights`.
 
     Raises:
-        ConfigError: the config cannot be honoured, or (as CheckpointError) the checkpoint does not fit it.
+        CheckpointError: the checkpoint does not fit the config.
     """
-    family = resolve(config)
-    parsed = family.read_config(config)
 
     def build() -> nnx.Module:
-        return build_model(family, parsed, dtype=dtype, seed=seed)
+        return build_model(family, config, dtype=dtype, seed=seed)
 
     if load_format == "dummy":
         model = build()
         info = describe(model, dtype)
         if progress is not None:
             progress(info.num_bytes, info.num_bytes)
-        return LoadedModel(model, family, parsed, info)
-    model, files = load_weights(build, family.weights(parsed), directory, progress=progress, place=place)
-    return LoadedModel(model, family, parsed, describe(model, dtype, files))
+        return LoadedModel(model, family, config, info)
+    model, files = load_weights(build, family.weights(config), directory, progress=progress, place=place)
+    return LoadedModel(model, family, config, describe(model, dtype, files))

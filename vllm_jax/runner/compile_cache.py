@@ -12,21 +12,30 @@ from pathlib import Path
 
 import jax
 
+from vllm_jax._version import __version__
 from vllm_jax.errors import ConfigError
 
+_PROGRAMS = "programs"
 
-def keep_compiled_programs(directory: str | None) -> None:
+
+def keep_compiled_programs(directory: str | None) -> Path | None:
     """Turns jax's persistent compilation cache on, for the whole process.
 
     ``None`` means ``$XDG_CACHE_HOME/vllm-jax/xla`` (``~/.cache/vllm-jax/xla``), unless the process has
     configured jax's cache already; an empty string leaves everything as it is.
 
+    Returns:
+        the folder inside for whole programs (:class:`~vllm_jax.runner.program_store.ProgramStore`), or None
+        where nothing is kept on this machine's disks.
+
     Raises:
         ConfigError: the directory cannot be made.
     """
     configured = getattr(jax.config, "jax_compilation_cache_dir", None)
-    if directory == "" or (directory is None and configured):
-        return
+    if directory == "":
+        return None
+    if directory is None and configured:
+        return None if "://" in configured else Path(configured) / _PROGRAMS
     if directory is None:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(root) / "vllm-jax" / "xla"
@@ -37,19 +46,24 @@ def keep_compiled_programs(directory: str | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if directory is None:  # A read-only home is no reason not to serve.
-            return
+            return None
         raise ConfigError(f"--compilation-cache-dir {directory}: {error.strerror or error}") from error
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # The many small programs of a warm-up are worth keeping too.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder / _PROGRAMS
 
 
 def _machine() -> str:
-    """Tells CPUs with different instruction sets apart."""
+    """Tells CPUs with different instruction sets apart, and releases of this package.
+
+    Of jax's entries no other release can use many; and a program that is found there cannot be kept whole.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = list(os.uname())
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "".join(lines))
-    return hashlib.sha256(" ".join(sorted(features.split())).encode()).hexdigest()[:12]
+    facts = [__version__, *sorted(features.split())]
+    return hashlib.sha256(" ".join(facts).encode()).hexdigest()[:12]

@@ -46,6 +46,16 @@ def host_memory_available() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+def _steady(blocks: int, budget: BlockBudget) -> int:
+    """Down to four significant bits, as long as one sequence fits.
+
+    Free memory is never the same twice, and programs are compiled for the number of blocks: without this,
+    each start would compile them anew.
+    """
+    unit = 1 << max(blocks.bit_length() - 4, 0)
+    return max(blocks // unit * unit, min(blocks, budget.blocks_per_seq))
+
+
 def num_blocks(cache: CacheConfig, budget: BlockBudget, device: jax.Device, step_bytes: int) -> int:
     """Number of KV blocks to allocate on ``device``.
 
@@ -60,12 +70,14 @@ def num_blocks(cache: CacheConfig, budget: BlockBudget, device: jax.Device, step
     elif cache.kv_cache_memory_bytes is not None:
         blocks = cache.kv_cache_memory_bytes // budget.bytes_per_block
     elif device.platform == "cpu":
-        blocks = min(enough, int(host_memory_available() * _CPU_SHARE) // budget.bytes_per_block)
+        blocks = min(
+            enough, _steady(int(host_memory_available() * _CPU_SHARE) // budget.bytes_per_block, budget)
+        )
     else:
         stats = device.memory_stats() or {}
         limit = int(stats.get("bytes_limit", 0) * cache.gpu_memory_utilization)
         free = limit - int(stats.get("bytes_in_use", 0)) - step_bytes
-        blocks = min(enough, max(free, 0) // budget.bytes_per_block)
+        blocks = min(enough, _steady(max(free, 0) // budget.bytes_per_block, budget))
     if blocks < budget.blocks_per_seq:
         fits = blocks * budget.block_size
         raise ConfigError(

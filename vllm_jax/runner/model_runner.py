@@ -10,6 +10,7 @@ the host has not seen yet is taken from the history on the device.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from vllm_jax.kernels.attention import kv_pages_dtype, kv_pages_shape
 from vllm_jax.runner import programs
 from vllm_jax.runner.buckets import ShapeRegistry, StepShape, at_least
 from vllm_jax.runner.compiler import CompileProgress, Program, ProgramCache, temporary_bytes
+from vllm_jax.runner.program_store import ProgramStore
 from vllm_jax.runner.slots import SlotTable
 from vllm_jax.runner.step_inputs import StepInputBuilder
 from vllm_jax.sampling.inputs import SampledLogprobs
@@ -30,6 +32,8 @@ from vllm_jax.sampling.mask import full_row
 from vllm_jax.sampling_params import MAX_LOGIT_BIAS, MAX_LOGPROB_TOKEN_IDS
 from vllm_jax.scheduled_batch import ScheduledBatch, ScheduledSequence
 from vllm_jax.weights.pooling import Pooling
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,24 +106,24 @@ class DispatchedStep:
     def read(self) -> StepResult:
         """Waits for the device and brings the results to the host."""
         rows = self.batch.rows
+        nothing: list[Any] = [None] * len(rows)
         tokens, logprobs, scores, embeddings = jax.device_get(
             (self.tokens, self.logprobs, self.scores, self.embeddings)
         )
         return StepResult(
-            tokens=[int(tokens[i]) if row.samples else None for i, row in enumerate(rows)]
-            if tokens is not None
-            else [None] * len(rows),
-            logprobs=[
-                _row_logprobs(logprobs, i)
-                if logprobs is not None and row.samples and row.seq.params.logprobs is not None
-                else None
+            tokens=nothing
+            if tokens is None
+            else [token if row.samples else None for row, token in zip(rows, tokens.tolist(), strict=False)],
+            logprobs=nothing
+            if logprobs is None
+            else [
+                _row_logprobs(logprobs, i) if row.samples and row.seq.params.logprobs is not None else None
                 for i, row in enumerate(rows)
             ],
-            prompt_logprobs=list(_row_scores(rows, scores)) if scores is not None else [None] * len(rows),
-            embeddings=[
-                embeddings[i] if embeddings is not None and _embeds(row) else None
-                for i, row in enumerate(rows)
-            ],
+            prompt_logprobs=list(_row_scores(rows, scores)) if scores is not None else nothing,
+            embeddings=nothing
+            if embeddings is None
+            else [embeddings[i] if _embeds(row) else None for i, row in enumerate(rows)],
         )
 
 
@@ -158,7 +162,11 @@ def _row_scores(rows: list[ScheduledSequence], scores: SampledLogprobs) -> Itera
 
 
 class ModelRunner:
-    """The device's side of the engine, for one model on one device."""
+    """The device's side of the engine, for one model on one device.
+
+    ``hidden``: size and dtype of the hidden states. ``identity``: which model it is, weights
+    apart: its kept executables bear it. ``forbid_recompile``: a program that warm-up missed is an error.
+    """
 
     def __init__(
         self,
@@ -170,7 +178,11 @@ class ModelRunner:
         max_model_len: int,
         max_logprobs: int,
         device: jax.Device,
+        hidden: tuple[int, jnp.dtype],
+        identity: str,
         pooling: Pooling | None = None,
+        store: ProgramStore | None = None,
+        forbid_recompile: bool = False,
     ):
         self._pooling = pooling
         self.kv_spec = kv_spec
@@ -178,7 +190,10 @@ class ModelRunner:
         self.device = device
         self.vocab_size = vocab_size
         self.num_logprobs = vocab_size if max_logprobs < 0 else min(max_logprobs, vocab_size)
-        self.programs = ProgramCache()
+        self.programs = ProgramCache(store)
+        self._hidden_size, self._hidden_dtype = hidden
+        self._identity = f"{identity} {kv_spec} {self.num_logprobs} "
+        self._forbid_recompile = forbid_recompile
         self._leaves, self._rebuild = programs.rebuilder(model)
         # A row for every slot, and a column for every position; the last sampled token has no position.
         self._history_len = max_model_len
@@ -209,28 +224,7 @@ class ModelRunner:
 
     def warm_up(self, progress: CompileProgress | None = None) -> None:
         """Compiles every program there is; nothing is compiled after this."""
-        num_pages = self._kv_pages[0].shape[0]
-        wanted = [self._forward_program(shape, num_pages) for shape in self.registry.shapes]
-        wanted += [self._score_program(tokens) for tokens in self.registry.mixed_tokens]
-        if self._pooling is not None:
-            wanted += [self._pool_program(n) for n in sorted({s.num_tokens for s in self.registry.shapes})]
-        wanted += [self._sampler_program("greedy", rows) for rows in self.registry.rows]
-        for rows in self.registry.sampler_rows:
-            wanted += [self._sampler_program(variant, rows) for variant in ("random", "masked", "full")]
-        wanted += [self._pad_program(rows) for rows in self.registry.rows if self._padded_rows(rows) != rows]
-        wanted.append(
-            Program(
-                "set_history",
-                programs.set_history,
-                (
-                    self._like(self._history),
-                    self._array((), np.int32),
-                    self._array((self._history_len,), np.int32),
-                ),
-                donate=(0,),
-            )
-        )
-        self.programs.compile(wanted, progress)
+        self.programs.compile([self._program(key) for key in self._keys()], progress)
 
     def execute(self, batch: ScheduledBatch) -> DispatchedStep:
         """Dispatches one step and returns at once. ``batch`` must not be empty."""
@@ -238,23 +232,23 @@ class ModelRunner:
         for row in batch.rows:
             if row.resumed and row.seq.params.uses_penalties:
                 self._upload_history(row)
-        hidden, logits, self._kv_pages = self.programs["forward", inputs.shape](
+        hidden, logits, self._kv_pages = self._compiled("forward", inputs.shape)(
             self._leaves, self._kv_pages, self._history, inputs.packed
         )
         step = DispatchedStep(batch)
         if inputs.score_targets is not None:
-            step.scores = self.programs["score", inputs.shape.num_tokens](
+            step.scores = self._compiled("score", inputs.shape.num_tokens)(
                 self._leaves, hidden, inputs.score_targets
             )
         if any(map(_embeds, batch.rows)):
             ends = np.cumsum([row.num_tokens for row in batch.rows], dtype=np.int32)
             last = np.zeros(self._pooled_rows(inputs.shape.num_tokens), np.int32)
             last[: len(ends)] = ends - 1
-            step.embeddings = self.programs["pool", inputs.shape.num_tokens](hidden, last)
+            step.embeddings = self._compiled("pool", inputs.shape.num_tokens)(hidden, last)
         if inputs.sampler is not None:
             if inputs.sampler.num_rows != inputs.shape.num_rows:
-                logits = self.programs["pad", inputs.shape.num_rows](logits)
-            sample = self.programs[inputs.sampler.variant, inputs.sampler.num_rows]
+                logits = self._compiled("pad", inputs.shape.num_rows, inputs.sampler.num_rows)(logits)
+            sample = self._compiled(inputs.sampler.variant, inputs.sampler.num_rows)
             step.tokens, self._history, *logprobs = sample(logits, self._history, *inputs.sampler.arguments)
             step.logprobs = logprobs[0] if logprobs else None
         for array in jax.tree.leaves((step.tokens, step.logprobs, step.scores, step.embeddings)):
@@ -265,9 +259,46 @@ class ModelRunner:
         tokens = np.zeros(self._history_len, np.int32)
         known = row.seq.known_tokens(0, self._history_len)
         tokens[: len(known)] = known
-        self._history = self.programs["set_history"](self._history, np.int32(row.slot), tokens)
+        self._history = self._compiled("set_history")(self._history, np.int32(row.slot), tokens)
 
     # --- the programs, by shape -------------------------------------------------------------------
+
+    def _keys(self) -> Iterator[tuple[Any, ...]]:
+        """Every program there is, those first that take longest to compile."""
+        registry = self.registry
+        yield from (("forward", shape) for shape in registry.shapes)
+        yield from (("score", tokens) for tokens in registry.mixed_tokens)
+        if self._pooling is not None:
+            yield from (("pool", tokens) for tokens in sorted({s.num_tokens for s in registry.shapes}))
+        for rows in registry.sampler_rows:
+            yield from ((variant, rows) for variant in ("full", "masked", "random"))
+        yield from (("greedy", rows) for rows in registry.rows)
+        padded = ((rows, at_least(registry.sampler_rows, rows)) for rows in registry.rows)
+        yield from (("pad", rows, more) for rows, more in padded if rows != more)
+        yield ("set_history",)
+
+    def _program(self, key: tuple[Any, ...]) -> Program:
+        match key:
+            case ("forward", shape):
+                return self._forward_program(shape, self._kv_pages[0].shape[0])
+            case ("score", num_tokens):
+                return self._score_program(num_tokens)
+            case ("pool", num_tokens):
+                return self._pool_program(num_tokens)
+            case ("pad", rows, more):
+                return self._pad_program(rows, more)
+            case ("set_history",):
+                return self._set_history_program()
+            case (variant, rows):
+                return self._sampler_program(variant, rows)
+        raise ValueError(f"no program {key}")
+
+    def _compiled(self, *key: Any) -> Any:
+        """The program of ``key``. One that warm-up has missed is compiled now, or refused."""
+        if key not in self.programs and not self._forbid_recompile:
+            logger.error("warm-up has missed the program %s", key)
+            self.programs.add(self._program(key))
+        return self.programs[key]
 
     def _array(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.sharding.SingleDeviceSharding(self.device))
@@ -294,30 +325,34 @@ class ModelRunner:
                 self._array((layout.size,), np.int32),
             ),
             donate=(1,),
+            identity=self._identity,
         )
 
-    def _padded_rows(self, rows: int) -> int:
-        return at_least(self.registry.sampler_rows, rows)
-
-    def _pad_program(self, rows: int) -> Program:
-        missing = self._padded_rows(rows) - rows
+    def _pad_program(self, rows: int, more: int) -> Program:
         return Program(
-            ("pad", rows),
-            lambda logits: jnp.pad(logits, ((0, missing), (0, 0))),
+            ("pad", rows, more),
+            lambda logits: jnp.pad(logits, ((0, more - rows), (0, 0))),
             (self._array((rows, self.vocab_size), np.float32),),
         )
 
+    def _set_history_program(self) -> Program:
+        arguments = (
+            self._like(self._history),
+            self._array((), np.int32),
+            self._array((self._history_len,), np.int32),
+        )
+        return Program(("set_history",), programs.set_history, arguments, donate=(0,))
+
     def _score_program(self, num_tokens: int) -> Program:
-        forward = self._forward_program(StepShape(num_tokens, 1, False), num_pages=1)
-        hidden, _, _ = jax.eval_shape(forward.function, *forward.arguments)
         return Program(
             ("score", num_tokens),
             partial(programs.score, rebuild=self._rebuild, num_logprobs=self.num_logprobs),
             (
                 [self._like(leaf) for leaf in self._leaves],
-                self._like(hidden),
+                self._array((num_tokens, self._hidden_size), self._hidden_dtype),
                 self._array((num_tokens,), np.int32),
             ),
+            identity=self._identity,
         )
 
     def _pooled_rows(self, num_tokens: int) -> int:
@@ -325,12 +360,12 @@ class ModelRunner:
 
     def _pool_program(self, num_tokens: int) -> Program:
         assert self._pooling is not None
-        forward = self._forward_program(StepShape(num_tokens, 1, False), num_pages=1)
-        hidden, _, _ = jax.eval_shape(forward.function, *forward.arguments)
+        hidden = self._array((num_tokens, self._hidden_size), self._hidden_dtype)
         return Program(
             ("pool", num_tokens),
             partial(programs.pool, normalize=self._pooling.normalize),
-            (self._like(hidden), self._array((self._pooled_rows(num_tokens),), np.int32)),
+            (hidden, self._array((self._pooled_rows(num_tokens),), np.int32)),
+            identity=f"{self._pooling} ",
         )
 
     def _sampler_program(self, variant: str, rows: int) -> Program:
@@ -360,5 +395,9 @@ class ModelRunner:
         function, arguments = variants[variant]
         logits = self._array((rows, self.vocab_size), np.float32)
         return Program(
-            (variant, rows), function, (logits, self._like(self._history), *arguments), donate=(1,)
+            (variant, rows),
+            function,
+            (logits, self._like(self._history), *arguments),
+            donate=(1,),
+            identity=f"{self.num_logprobs} ",
         )

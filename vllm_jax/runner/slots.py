@@ -7,6 +7,8 @@ written once, when its sequence is admitted; afterwards only new pages are appen
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from vllm_jax.sampling.seeds import seed_words
@@ -14,17 +16,22 @@ from vllm_jax.sampling_params import MAX_LOGIT_BIAS, MAX_LOGPROB_TOKEN_IDS
 from vllm_jax.scheduled_batch import ScheduledSequence
 from vllm_jax.sequence import Sequence
 
+VARIANTS = ("greedy", "random", "masked", "full")
+"""The sampler programs, cheapest first; each honours whatever those before it do."""
+
 
 class SlotTable:
     """Pages and sampling settings of ``num_slots`` slots.
 
     ``ints [3, num_slots]``: top_k, two seed words. ``floats [6, num_slots]``: temperature, top_p, min_p,
-    presence, frequency, repetition. ``page_table [num_slots, P]``.
+    presence, frequency, repetition. ``page_table [num_slots, P]``. ``variants [num_slots]``: the index in
+    :data:`VARIANTS` of the cheapest sampler that will do.
     """
 
     def __init__(self, num_slots: int, pages_per_seq: int, vocab_size: int):
         self.vocab_size = vocab_size
         self.page_table = np.zeros((num_slots, pages_per_seq), np.int32)
+        self.variants = np.zeros(num_slots, np.int8)
         self._num_pages = [0] * num_slots
         self.ints = np.zeros((3, num_slots), np.int32)
         self.floats = np.zeros((6, num_slots), np.float32)
@@ -34,19 +41,27 @@ class SlotTable:
         self.listed_ids = np.zeros((num_slots, MAX_LOGPROB_TOKEN_IDS), np.int32)
         self._biased = [False] * num_slots
 
-    def place(self, row: ScheduledSequence) -> None:
-        """Brings the slot of ``row`` up to date: everything on an admission, else the new pages."""
-        slot, pages = row.slot, row.block_ids
-        if row.resumed:
-            self._num_pages[slot] = 0
-            self._admit(slot, row.seq)
-        known = self._num_pages[slot]
-        if len(pages) > known:
-            self.page_table[slot, known : len(pages)] = pages[known:]
-            self._num_pages[slot] = len(pages)
+    def place(self, rows: Iterable[ScheduledSequence]) -> None:
+        """Brings the rows' slots up to date: everything on an admission, else the new pages."""
+        num_pages = self._num_pages
+        for row in rows:
+            slot, pages = row.slot, row.block_ids
+            if row.resumed:
+                num_pages[slot] = 0
+                self._admit(slot, row.seq)
+            known = num_pages[slot]
+            if len(pages) > known:
+                self.page_table[slot, known : len(pages)] = pages[known:]
+                num_pages[slot] = len(pages)
 
     def _admit(self, slot: int, seq: Sequence) -> None:
         p = seq.params
+        if p.needs_full_sampler:
+            self.variants[slot] = VARIANTS.index("full")
+        elif seq.grammar is not None:
+            self.variants[slot] = VARIANTS.index("masked")
+        else:
+            self.variants[slot] = VARIANTS.index("greedy" if p.greedy else "random")
         self.ints[0, slot] = p.top_k
         self.ints[1:, slot] = np.array(seed_words(seq.seed), np.uint32).view(np.int32)
         self.floats[:, slot] = (

@@ -12,7 +12,7 @@ import numpy as np
 
 from vllm_jax.runner.buckets import ShapeRegistry, StepShape, at_least
 from vllm_jax.runner.programs import StepLayout
-from vllm_jax.runner.slots import SlotTable
+from vllm_jax.runner.slots import VARIANTS, SlotTable
 from vllm_jax.sampling.mask import fill_row, full_row
 from vllm_jax.scheduled_batch import ScheduledBatch, ScheduledSequence
 
@@ -53,48 +53,58 @@ class StepInputBuilder:
 
     def build(self, batch: ScheduledBatch) -> StepInputs:
         """Arrays for ``batch``; updates the slot table with its admissions and new pages."""
-        rows = batch.rows
-        scores = [r for r in rows if r.seq.params.prompt_logprobs is not None and _in_prompt(r)]
-        decode_only = not scores and all(row.num_tokens == 1 for row in rows)
-        shape = self._registry.shape_for(batch.num_tokens, len(rows), decode_only=decode_only)
+        rows, decodes = batch.rows, batch.num_decodes
+        chunks = rows[decodes:]
+        scores = any(r.seq.params.prompt_logprobs is not None and _in_prompt(r) for r in chunks)
+        decode_only = not scores and all(row.num_tokens == 1 for row in chunks)
+        num_tokens = decodes + sum(row.num_tokens for row in chunks)
+        shape = self._registry.shape_for(num_tokens, len(rows), decode_only=decode_only)
         layout = self.layout(shape)
         packed = np.zeros(layout.size, np.int32)
         tokens, page_table, kv_lens, cu_q_lens, slots = layout.unpack(packed)
 
-        end = 0
-        for i, row in enumerate(rows):
-            self._slots.place(row)
-            slots[i] = row.slot
-            kv_lens[i] = row.start + row.num_tokens
-            if row.num_tokens == 1:
-                tokens[end] = _token_at(row)
-            else:
-                tokens[end : end + row.num_tokens] = row.seq.known_tokens(
-                    row.start, row.start + row.num_tokens
-                )
+        self._slots.place(rows)
+        used = slots[: len(rows)]
+        used[:] = [row.slot for row in rows]
+        kv_lens[: len(rows)] = [row.start + row.num_tokens for row in rows]
+        page_table[: len(rows)] = self._slots.page_table[used]
+        cu_q_lens[1:] = num_tokens
+        cu_q_lens[1 : decodes + 1] = np.arange(1, decodes + 1)
+        tokens[:decodes] = TAKE_FROM_HISTORY
+        end = decodes
+        for i, row in enumerate(chunks, start=decodes):
+            tokens[end : end + row.num_tokens] = row.seq.known_tokens(row.start, row.start + row.num_tokens)
             end += row.num_tokens
             cu_q_lens[i + 1] = end
-        cu_q_lens[len(rows) + 1 :] = end
-        page_table[: len(rows)] = self._slots.page_table[slots[: len(rows)]]
 
-        sampler = self._sampler_inputs(rows, shape.num_rows) if any(r.samples for r in rows) else None
+        samples = np.array([row.samples for row in rows])
+        sampler = (
+            self._sampler_inputs(rows, used, kv_lens, samples, shape.num_rows) if samples.any() else None
+        )
         targets = _score_targets(rows, shape.num_tokens) if scores else None
         return StepInputs(shape, packed, sampler, targets)
 
-    def _sampler_inputs(self, rows: list[ScheduledSequence], num_rows: int) -> SamplerInputs:
-        variant = _variant(rows)
+    def _sampler_inputs(
+        self,
+        rows: list[ScheduledSequence],
+        used: np.ndarray,
+        kv_lens: np.ndarray,
+        samples: np.ndarray,
+        num_rows: int,
+    ) -> SamplerInputs:
+        """``used [n]``: the rows' slots; ``kv_lens [>= n]``: their lengths; ``samples [n]``: who samples."""
+        table, count = self._slots, len(rows)
+        variant = VARIANTS[table.variants[used[samples]].max()]
         if variant != "greedy":
             num_rows = at_least(self._registry.sampler_rows, num_rows)
-        slots = np.zeros(num_rows, np.int32)
-        slots[: len(rows)] = [row.slot for row in rows]
-        positions = np.full(num_rows, self._history_len, np.int32)
-        positions[: len(rows)] = [
-            row.start + row.num_tokens if row.samples else self._history_len for row in rows
-        ]
+        ints = np.zeros((2, num_rows), np.int32)
+        slots, positions = ints
+        slots[:count] = used
+        positions[:] = self._history_len
+        np.copyto(positions[:count], kv_lens[:count], where=samples)
         if variant == "greedy":
-            return SamplerInputs(variant, num_rows, (np.stack([slots, positions]),))
-        table = self._slots
-        ints = np.vstack([slots, positions, table.ints[:, slots]])
+            return SamplerInputs(variant, num_rows, (ints,))
+        ints = np.vstack([ints, table.ints[:, slots]])
         if variant == "random":
             return SamplerInputs(variant, num_rows, (ints, table.floats[:3, slots]))
         allowed = self._allowed_mask(rows, num_rows)
@@ -135,33 +145,8 @@ class StepInputBuilder:
         return allowed
 
 
-def _variant(rows: list[ScheduledSequence]) -> str:
-    """The cheapest sampler program that honours every row."""
-    variant = "greedy"
-    for row in rows:
-        if not row.samples:
-            continue
-        if row.seq.params.needs_full_sampler:
-            return "full"
-        if row.seq.grammar is not None:
-            variant = "masked"
-        elif variant == "greedy" and not row.seq.params.greedy:
-            variant = "random"
-    return variant
-
-
 def _in_prompt(row: ScheduledSequence) -> bool:
     return row.start < row.seq.num_prompt_tokens - 1
-
-
-def _token_at(row: ScheduledSequence) -> int:
-    """The token of a one-token row, or TAKE_FROM_HISTORY while it is on the device only."""
-    seq, index = row.seq, row.start
-    prompt = seq.prompt_token_ids
-    if index < len(prompt):
-        return prompt[index]
-    index -= len(prompt)
-    return seq.output_token_ids[index] if index < len(seq.output_token_ids) else TAKE_FROM_HISTORY
 
 
 def _score_targets(rows: list[ScheduledSequence], num_tokens: int) -> np.ndarray:

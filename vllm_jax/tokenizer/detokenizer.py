@@ -99,9 +99,19 @@ class _ByteStream:
         # decode(prompt) shows the unfinished character as invalid: no need to say so again.
         unfinished = Utf8Decoder(each_invalid_byte=decoding.each_invalid_byte)
         self._already_shown = unfinished.push(self._decoder.pending, final=True)
+        self._between_characters = False  # nothing is held back, nothing is to be dropped
 
     def push(self, token_id: int) -> str:
-        return self._unshown(self._decoder.push(self._take(token_id)))
+        if self._between_characters and token_id not in self._skipped:
+            try:  # whole characters are the common case, and cost a fraction of what parts of them do
+                return self._token_bytes(token_id).decode()
+            except UnicodeDecodeError:
+                pass
+        text = self._unshown(self._decoder.push(self._take(token_id)))
+        self._between_characters = (
+            self._leading_spaces == "keep" and not self._already_shown and not self._decoder.pending
+        )
+        return text
 
     def flush(self) -> str:
         return self._unshown(self._decoder.push(b"", final=True))

@@ -1,0 +1,119 @@
+"""Executables on disk: a start with nothing new reads its programs instead of tracing and compiling them.
+
+Knows files, and what an executable depends on. Knows no program's meaning. jax's own persistent cache saves
+the compilation only: it finds an entry by what a program lowers to, and tracing and lowering is what a warm
+start would still spend its time on. Here an entry is found by everything that goes into the lowering: the
+sources of this package, the versions of the libraries, jax's settings, the device, the model, the shapes.
+
+A folder is as private as jax's cache is: both hold machine code that the process will run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import serialize_executable
+
+logger = logging.getLogger(__name__)
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
+_MOST_BYTES = 4 * 2**30
+_SETTINGS_OF_CACHES = ("cache", "log", "dump")
+"""Settings of jax whose names have one of these words in them change no program."""
+
+
+class ProgramStore:
+    """Executables in ``folder``, for ``device``. A program's name says all about it but for the shapes."""
+
+    def __init__(self, folder: Path, device: jax.Device):
+        self._folder = folder
+        self._device = device
+        # Here and not in a thread that loads: some settings are a thread's own.
+        self._environment = self._describe_environment()
+
+    def load(self, name: str, arguments: Any) -> Any | None:
+        """The executable of the program ``name`` for arguments of these shapes, or None. Thread-safe."""
+        path = self._path(name, arguments)
+        try:
+            executable, tree_in, tree_out = pickle.loads(path.read_bytes())
+            os.utime(path)
+            return serialize_executable.deserialize_and_load(
+                executable, tree_in, tree_out, self._device.client, [self._device]
+            )
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # whatever is in the file: the program can be compiled anew
+            logger.debug("cannot use %s: %s", path, error)
+            return None
+
+    def save(self, name: str, arguments: Any, compiled: Any) -> None:
+        """Keeps an executable that was compiled in this process. Thread-safe; does nothing where it cannot.
+
+        One that comes out of jax's persistent cache must not be given: on CPU it cannot be serialised again.
+        """
+        path = self._path(name, arguments)
+        try:
+            content = pickle.dumps(serialize_executable.serialize(compiled))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+                file.write(content)
+            os.replace(file.name, path)
+        except Exception as error:  # a full disk, an executable of a kind that cannot be serialised
+            logger.debug("cannot keep %s: %s", name, error)
+
+    def prune(self) -> None:
+        """Removes what was not used for longest, as far as all together take more than 4 GiB."""
+        try:
+            files = sorted(self._folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+            total = 0
+            for file in files:
+                total += file.stat().st_size
+                if total > _MOST_BYTES:
+                    file.unlink(missing_ok=True)
+        except OSError:
+            pass
+
+    def _path(self, name: str, arguments: Any) -> Path:
+        shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), arguments)
+        content = "\n".join((self._environment, name, str(shapes)))
+        return self._folder / hashlib.sha256(content.encode()).hexdigest()
+
+    def _describe_environment(self) -> str:
+        """Everything outside the program that its executable depends on."""
+        settings = {
+            name: value
+            for name, value in sorted(jax.config.values.items())
+            if not any(word in name for word in _SETTINGS_OF_CACHES)
+        }
+        flags = [item for item in sorted(os.environ.items()) if item[0].endswith(("XLA_FLAGS", "INIT_ARGS"))]
+        client = self._device.client
+        facts = (
+            [version(library) for library in _LIBRARIES],
+            (client.platform, client.platform_version, self._device.device_kind, self._device.id),
+            os.cpu_count(),
+            settings,
+            flags,
+            _sources(),
+        )
+        return str(facts)
+
+
+def _sources() -> str:
+    """A digest of this package: its Python files by content, its native ones by size and time."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        if path.suffix == ".py":
+            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+        elif path.suffix == ".so":
+            stat = path.stat()
+            digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
