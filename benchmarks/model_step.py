@@ -145,6 +145,8 @@ def make_runner(model: Model, steps: list[Step], room: float | None) -> tuple[Mo
         max_model_len=most,
         max_logprobs=0,
         device=device,
+        hidden=(config.hidden_size, jnp.dtype(jnp.bfloat16)),
+        identity=model.name,
     )
     runner.allocate(fitting[-1])
     runner.warm_up()
@@ -172,12 +174,12 @@ def step_seconds(runner: ModelRunner, step: Step) -> float:
     start = step.context - step.q_len
 
     def batch(first: int, resumed: bool) -> ScheduledBatch:
-        return ScheduledBatch(
-            [
-                ScheduledSequence(seq, first, step.q_len, True, row, table[row].tolist(), resumed)
-                for row, seq in enumerate(sequences)
-            ]
-        )
+        rows = [
+            ScheduledSequence(seq, first, step.q_len, True, row, table[row].tolist(), resumed)
+            for row, seq in enumerate(sequences)
+        ]
+        # After its first step a decoding sequence takes its token from the device.
+        return ScheduledBatch(rows, num_decodes=len(rows) if step.q_len == 1 and not resumed else 0)
 
     runner.execute(batch(start, True)).read()
     repeats = STEPS_A_RUN if step.q_len == 1 else 2
