@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -54,3 +55,12 @@ def test_a_build_of_another_version_has_a_reason(elsewhere):
     )
     found = library.__wrapped__()
     assert found.isa is None and TARGETS[0] in found.reason
+
+
+def test_an_older_build_than_its_sources_has_a_reason(elsewhere):
+    built = elsewhere / "_native.abi3.so"
+    built.write_bytes(b"")
+    os.utime(built, (1, 1))
+    (elsewhere / "native").mkdir()
+    (elsewhere / "native" / "linear.cc").write_text("")
+    assert "older than their sources" in library.__wrapped__().reason
