@@ -95,7 +95,7 @@ class BatchOutput:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends an answer; it is the operating system's when this returns."""
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.write(_json_line(line) + "\n")
         self._file.flush()
         self.done.add(line["custom_id"])
 
@@ -130,13 +130,14 @@ class BatchOutput:
         for line in text[: text.rfind("\n") + 1].split("\n"):
             if not line.strip():
                 continue
-            try:
-                found.append((json.loads(line)["custom_id"], line))
-            except (ValueError, KeyError, TypeError):
+            answer = _parsed(line)
+            custom_id = answer.get("custom_id") if isinstance(answer, dict) else None
+            if not isinstance(custom_id, str):
                 raise ConfigError(
                     f"--output-file {self._path} is there and holds no answers of a batch: name another "
                     "file, or start anew with --overwrite"
-                ) from None
+                )
+            found.append((custom_id, line))
         return found
 
     def _replace(self, lines: list[str]) -> None:
@@ -166,11 +167,26 @@ def _rows(path: Path, flag: str) -> Iterator[tuple[int, Any]]:
         with path.open(encoding="utf-8") as file:
             for number, text in enumerate(file, start=1):
                 if text.strip():
-                    try:
-                        yield number, json.loads(text)
-                    except (ValueError, RecursionError):
-                        yield number, None
+                    yield number, _parsed(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{flag} {path} is not UTF-8: {error}") from None
     except OSError as error:
         raise ConfigError(f"{flag} {path}: {error.strerror}") from None
+
+
+def _parsed(text: str) -> Any:
+    """The content of a line; None where it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _json_line(line: Mapping[str, Any]) -> str:
+    """JSON in readable characters, unless one is a half that UTF-8 cannot write."""
+    text = json.dumps(line, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(line)
+    return text

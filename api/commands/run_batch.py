@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import signal
 import sys
 import time
@@ -53,6 +54,7 @@ URLS = frozenset(
     }
 )
 """What a line may ask for, as far as the server has it."""
+_JSON = {"Content-Type": "application/json"}
 _TRIES = 6
 _FIRST_PAUSE_S = 0.2
 
@@ -234,9 +236,14 @@ async def _answer(client: httpx.AsyncClient, request: BatchRequest) -> dict[str,
     if problem is not None:
         code, message = problem
         return {**line, "response": None, "error": {"code": code, "message": message}}
+    # ASCII, with whatever JSON's letter forbids (NaN, half a character) as it is: the application refuses it.
+    try:
+        content = json.dumps(request.body).encode()
+    except RecursionError:
+        return {**line, "response": None, "error": {"code": "invalid_body", "message": "it nests too deep"}}
     pause = _FIRST_PAUSE_S
     for tries_left in reversed(range(_TRIES)):
-        answer = await client.post(request.url, json=request.body)
+        answer = await client.post(request.url, content=content, headers=_JSON)
         if answer.status_code != 503 or not tries_left:
             break
         await asyncio.sleep(pause)  # more than the queue may hold: it drains
@@ -254,7 +261,7 @@ def _problem(request: BatchRequest) -> tuple[str, str] | None:
     """What keeps a request from being asked at all: code and message, or None."""
     if request.method != "POST":
         return "invalid_method", f"method must be POST, got {request.method!r}"
-    if request.url not in URLS:
+    if not isinstance(request.url, str) or request.url not in URLS:
         return "invalid_url", f"url must be one of {', '.join(sorted(URLS))}, got {request.url!r}"
     if not isinstance(request.body, dict):
         return "invalid_body", "body must be a JSON object"

@@ -22,11 +22,12 @@ class RequestModel(BaseModel):
     @property
     def unknown(self) -> set[str]:
         """Names of the fields the model does not declare, of fields of its own too: "a", "a.b"."""
-        names = set(self.model_extra or {})
-        for name in self.model_fields_set:
+        extra = self.model_extra or {}
+        names = set(extra)
+        for name in self.model_fields_set - extra.keys():
             value = getattr(self, name)
             if isinstance(value, RequestModel):
-                names |= {f"{name}.{inner}" for inner in value.model_extra or {}}
+                names |= {f"{name}.{inner}" for inner in value.unknown}
         return names
 
 

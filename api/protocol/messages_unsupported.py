@@ -38,5 +38,5 @@ def check_message_fields(request: RequestModel, request_id: str, *, strict: bool
         if name in body and name not in declared and not refusal.harmless(body[name], body):
             raise bad_request(f"{name} cannot be honoured. {refusal.why}", name)
     check_chat_fields(request, "/v1/messages")
-    known = NO_EFFECT_ON_MESSAGES.keys() | REFUSED_BY_MESSAGES.keys()
+    known = NO_EFFECT_ON_MESSAGES.keys() | REFUSED_BY_MESSAGES.keys() | REFUSED.keys()
     report_unknown(request, request_id, strict=strict, known=known)

@@ -33,5 +33,5 @@ def check_response_fields(request: ResponsesRequest, request_id: str, *, strict:
         if name in body and not declared and not refusal.harmless(body[name], body):
             raise bad_request(f"{name} cannot be honoured. {refusal.why}", name)
     check_chat_fields(request, "/v1/responses")
-    known = NO_EFFECT_ON_RESPONSES.keys() | REFUSED_BY_RESPONSES.keys()
+    known = NO_EFFECT_ON_RESPONSES.keys() | REFUSED_BY_RESPONSES.keys() | REFUSED.keys()
     report_unknown(request, request_id, strict=strict, known=known)

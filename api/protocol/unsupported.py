@@ -93,7 +93,7 @@ def check_fields(request: RequestModel, request_id: str, *, strict: bool) -> Non
             continue
         if name in body and not refusal.harmless(body[name], body):
             raise bad_request(f"{name} cannot be honoured. {refusal.why}", name)
-    report_unknown(request, request_id, strict=strict)
+    report_unknown(request, request_id, strict=strict, known=REFUSED.keys())
 
 
 def check_chat_fields(request: RequestModel, path: str) -> None:
@@ -117,12 +117,12 @@ def report_unknown(
 ) -> None:
     """Names the fields that are in no model and no list in the log: they are accepted and ignored.
 
-    ``known`` are names of an endpoint's own lists.
+    ``known`` are names of the endpoint's own lists.
 
     Raises:
         ApiError: 400, there are such fields and ``strict`` refuses them; ``param`` is the first of them.
     """
-    extra = sorted(request.unknown - NO_EFFECT.keys() - REFUSED.keys() - known)
+    extra = sorted(request.unknown - NO_EFFECT.keys() - known)
     if not extra:
         return
     shown = ", ".join(printable(name, 64) for name in extra[:_MAX_REPORTED])

@@ -151,10 +151,10 @@ def _tool_fields(body: PromptFields) -> dict[str, Any]:
     choice = body.tool_choice
     if choice is None:
         return fields
-    modes: dict[Any, Any] = {"auto": "auto", "any": "required", "none": "none"}
+    modes = {"auto": "auto", "any": "required", "none": "none"}
     if choice.get("type") == "tool":
         fields["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
-    elif choice.get("type") in modes:
+    elif isinstance(choice.get("type"), str) and choice["type"] in modes:
         fields["tool_choice"] = modes[choice["type"]]
     else:
         raise bad_request("tool_choice.type must be auto, any, tool or none.", "tool_choice")

@@ -10,7 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from api.errors import ApiError, bad_request, printable
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from api.errors import ApiError, bad_request, printable, to_api_error
 from api.protocol.chat import ChatCompletionRequest
 from api.protocol.responses import PASSED_ON, ResponsesRequest
 from vllm_jax.errors import InvalidRequestError
@@ -44,15 +47,26 @@ _OWN_NAMES = {
 
 @contextmanager
 def own_names(names: Mapping[str, str] = _OWN_NAMES) -> Iterator[None]:
-    """Makes errors about fields of the chat request name the fields that the client has sent."""
+    """Makes errors about fields of the chat request name the fields that the client has sent.
+
+    A chat request that cannot be built out of them is such an error too.
+    """
     try:
         yield
     except (ApiError, InvalidRequestError) as error:
-        if error.param is None or error.param.partition(".")[0] not in names:
+        if (own := _renamed(error.param, str(to_api_error(error).detail), names)) is None:
             raise
-        message = str(error.detail) if isinstance(error, ApiError) else str(error)
-        name = names[error.param.partition(".")[0]]
-        raise bad_request(message.replace(error.param, name), name) from None
+        raise own from None
+    except ValidationError as error:
+        found = to_api_error(RequestValidationError(error.errors()))
+        raise _renamed(found.param, str(found.detail), names) or found from None
+
+
+def _renamed(param: str | None, message: str, names: Mapping[str, str]) -> ApiError | None:
+    """The error under the field's own name, where it has one."""
+    if param is None or (name := names.get(param.partition(".")[0])) is None:
+        return None
+    return bad_request(message.replace(param, name), name)
 
 
 def chat_request(
@@ -116,7 +130,7 @@ def to_messages(items: Iterable[Item]) -> Iterator[dict[str, Any]]:
             if turn.keys() - {"reasoning"}:
                 yield _assistant(turn)
                 turn = {}
-            turn["reasoning"] = turn.get("reasoning", "") + _reasoning(item)
+            turn["reasoning"] = turn.get("reasoning", "") + _reasoning(item, where)
         elif kind == "function_call":
             turn.setdefault("tool_calls", []).append(_call(item, where))
         else:
@@ -158,9 +172,14 @@ def _content(content: Any, where: str) -> str | list[dict[str, Any]]:
     return [{k: v for k, v in part.items() if k in ("type", "text", "refusal")} for part in content]
 
 
-def _reasoning(item: Item) -> str:
+def _reasoning(item: Item, where: str) -> str:
     parts = item.get("content") or item.get("summary") or []
-    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+    if not isinstance(parts, list):
+        parts = [None]
+    texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise bad_request(f"{where}: content and summary of reasoning must be lists of texts.", "input")
+    return "".join(map(str, texts))
 
 
 def _call(item: Item, where: str) -> dict[str, Any]:
@@ -226,8 +245,10 @@ def _allowed(tools: Sequence[Item], choice: Mapping[str, Any]) -> list[Item]:
     listed = choice.get("tools")
     if not isinstance(listed, list) or not all(isinstance(tool, dict) for tool in listed):
         raise bad_request("tool_choice.tools must be a list of tools.", "tool_choice")
-    names = {tool.get("name") for tool in listed}
-    if missing := names - {tool.get("name") for tool in tools}:
-        shown = printable(str(sorted(map(str, missing))[0]), 64)
-        raise bad_request(f"tool_choice allows {shown!r}, which is not in tools.", "tool_choice")
+    given = [tool.get("name") for tool in tools]
+    names = [tool.get("name") for tool in listed]
+    for name in names:
+        if not isinstance(name, str) or name not in given:
+            shown = printable(str(name), 64)
+            raise bad_request(f"tool_choice allows {shown!r}, which is not in tools.", "tool_choice")
     return [tool for tool in tools if tool.get("name") in names]

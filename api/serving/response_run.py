@@ -122,6 +122,8 @@ class BackgroundRun:
             return
         self._task.cancel()
         await asyncio.wait({self._task})
+        if self._run.response.status in _ENDED:  # somebody else has cancelled it meanwhile
+            return
         self._run.cancel()
         last: dict[str, Any] = {"type": "response.cancelled", "response": self._run.response.model_dump()}
         self._append({**last, "sequence_number": len(self._log)})

@@ -38,20 +38,22 @@ async def create_response(context: ServerContext, body: ResponsesRequest, reques
         EngineDeadError: the engine has failed.
         ClientDisconnect: the client has gone; the request was aborted.
     """
-    response_id = f"resp_{choose_request_id(request, body.request_id)}"
-    check_response_fields(body, response_id, strict=context.config.api.strict_params)
+    request_id = f"resp_{choose_request_id(request, body.request_id)}"
+    check_response_fields(body, request_id, strict=context.config.api.strict_params)
     store, owner = _stores(context, body), _owner(request)
+    # What is stored has an id that no client has chosen: it could be that of one that is there.
+    response_id = f"resp_{uuid.uuid4().hex}" if store else request_id
     own = _identified(input_items(body))
     earlier = context.responses.conversation(body.previous_response_id, owner)
     with own_names():
         chat = await while_connected(
-            request.receive, _chat_request(context, body, [*earlier, *own], response_id)
+            request.receive, _chat_request(context, body, [*earlier, *own], request_id)
         )
-        turn = await while_connected(request.receive, start_turn(context, chat, request, response_id))
+        turn = await while_connected(request.receive, start_turn(context, chat, request, request_id))
     response = _response(response_id, body, turn, store=store)
     run = ResponseRun(response, turn, cached_tokens=context.config.api.enable_prompt_tokens_details)
     stored = StoredResponse(response, own, owner)
-    headers = id_headers(response_id, context.config)
+    headers = id_headers(request_id, context.config)
     if body.background:
         background = BackgroundRun(run)
         stored.run = background
@@ -139,7 +141,7 @@ def list_input_items(
 
 
 async def _chat_request(
-    context: ServerContext, body: ResponsesRequest, items: Sequence[Item], response_id: str
+    context: ServerContext, body: ResponsesRequest, items: Sequence[Item], request_id: str
 ) -> ChatCompletionRequest:
     """The chat that answers ``items``; with truncation "auto" the oldest turns go until the prompt fits."""
     whole = chat_request(body, items, body.instructions)
@@ -154,7 +156,7 @@ async def _chat_request(
 
     async def fits(chat: ChatCompletionRequest) -> bool:
         try:
-            _, prompt, _ = await prepare_turn(context, chat, response_id)
+            _, prompt, _ = await prepare_turn(context, chat, request_id)
         except (ApiError, InvalidRequestError) as error:
             if error.param != "input_tokens":
                 raise
@@ -225,7 +227,9 @@ def _identified(items: Sequence[Item]) -> list[Item]:
     for item in items:
         kind = item.get("type", "message")
         prefix = prefixes.get(kind, "msg") if isinstance(kind, str) else "msg"
-        made.append({"id": f"{prefix}_{uuid.uuid4().hex}", "type": "message", **item})
+        own = item.get("id")
+        item_id = own if isinstance(own, str) and own else f"{prefix}_{uuid.uuid4().hex}"
+        made.append({"type": "message", **item, "id": item_id})
     return made
 
 

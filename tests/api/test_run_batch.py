@@ -55,6 +55,9 @@ def test_every_line_is_answered_in_order(
         line("wrong url", "/v1/dance"),
         line("streams", stream=True),
         {**line("wrong method"), "method": "GET"},
+        line("wrong kind of url", url=["/v1/completions"]),  # type: ignore[arg-type]
+        line("no number", temperature=float("nan")),
+        line("half a character \ud800", prompt="\ud800"),
         {"custom_id": "no body", "method": "POST", "url": "/v1/completions"},
     ]
     del rows[15]["body"]["prompt"]
@@ -73,10 +76,17 @@ def test_every_line_is_answered_in_order(
     assert by_id["wrong parameter"]["response"]["status_code"] == 400
     assert by_id["wrong parameter"]["response"]["body"]["error"]["param"] == "temperature"
     assert by_id["wrong model"]["response"]["status_code"] == 404
-    codes = {"wrong url": "invalid_url", "streams": "invalid_body", "wrong method": "invalid_method"}
+    for custom_id in ("no number", "half a character \ud800"):
+        assert by_id[custom_id]["response"]["status_code"] == 400
+    codes = {
+        "wrong kind of url": "invalid_url",
+        "wrong url": "invalid_url",
+        "streams": "invalid_body",
+        "wrong method": "invalid_method",
+    }
     for custom_id, code in {**codes, "no body": "invalid_body"}.items():
         assert by_id[custom_id]["response"] is None and by_id[custom_id]["error"]["code"] == code
-    assert "6 of them with an error" in capsys.readouterr().err
+    assert "9 of them with an error" in capsys.readouterr().err
     # Once more: only the lines that have no response are asked again, and nothing else changes.
     assert main(words(mpt_checkpoint, source, target)) == 0
     assert [a["id"] for a in read(target)][:18] == [a["id"] for a in answers][:18]

@@ -115,6 +115,8 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise InvalidRequestError(f"{where}.function must be an object with a name", "messages")
+    if not isinstance(call.get("id", ""), str | None):
+        raise InvalidRequestError(f"{where}.id must be a text", "messages")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
