@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
-
 from fastapi import Request, Response
 
 from api.anthropic_errors import error_event
@@ -17,7 +13,7 @@ from api.serving.message_input import OWN_NAMES, chat_request
 from api.serving.message_output import MessageBuilder
 from api.serving.request_id import choose_request_id
 from api.serving.response_input import own_names
-from api.serving.streams import wait_for_first, while_connected
+from api.serving.streams import exhaust, wait_for_first, while_connected
 from api.serving.turn import prepare_turn, start_turn
 from api.sse import EventStream, typed_event_stream
 
@@ -38,7 +34,7 @@ async def create_message(context: ServerContext, body: MessagesRequest, request:
     builder = MessageBuilder(message_id, turn, cached_tokens=context.config.api.enable_prompt_tokens_details)
     headers = {"request-id": message_id, **id_headers(message_id, context.config)}
     if not body.stream:
-        await while_connected(request.receive, _exhaust(builder.events()))
+        await while_connected(request.receive, exhaust(builder.events()))
         return json_response(builder.message, headers)
     keep_alive_s = context.config.http.sse_keep_alive_interval
     events = await wait_for_first(request.receive, builder.events(), keep_alive_s or None)
@@ -52,9 +48,3 @@ async def count_tokens(context: ServerContext, body: PromptFields) -> int:
     with own_names(OWN_NAMES):
         _, prompt, _ = await prepare_turn(context, chat_request(body), "count_tokens")
     return len(prompt.token_ids)
-
-
-async def _exhaust(events: AsyncGenerator[Any, None]) -> None:
-    async with aclosing(events):
-        async for _ in events:
-            pass

@@ -130,7 +130,7 @@ def to_messages(items: Iterable[Item]) -> Iterator[dict[str, Any]]:
             if turn.keys() - {"reasoning"}:
                 yield _assistant(turn)
                 turn = {}
-            turn["reasoning"] = turn.get("reasoning", "") + _reasoning(item, where)
+            turn.setdefault("reasoning", []).extend(_reasoning(item, where))
         elif kind == "function_call":
             turn.setdefault("tool_calls", []).append(_call(item, where))
         else:
@@ -158,8 +158,8 @@ def to_messages(items: Iterable[Item]) -> Iterator[dict[str, Any]]:
 
 def _assistant(turn: dict[str, Any]) -> dict[str, Any]:
     message = {"role": "assistant", "content": turn.get("content"), **turn}
-    if "reasoning" in message:  # the name that most templates read, and the newer one
-        message["reasoning_content"] = message["reasoning"]
+    if "reasoning" in message:  # the newer name, and the one that most templates read
+        message["reasoning"] = message["reasoning_content"] = "".join(message["reasoning"])
     return message
 
 
@@ -172,14 +172,14 @@ def _content(content: Any, where: str) -> str | list[dict[str, Any]]:
     return [{k: v for k, v in part.items() if k in ("type", "text", "refusal")} for part in content]
 
 
-def _reasoning(item: Item, where: str) -> str:
+def _reasoning(item: Item, where: str) -> list[str]:
     parts = item.get("content") or item.get("summary") or []
     if not isinstance(parts, list):
         parts = [None]
-    texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
+    texts: list[Any] = [part.get("text") if isinstance(part, dict) else None for part in parts]
     if not all(isinstance(text, str) for text in texts):
         raise bad_request(f"{where}: content and summary of reasoning must be lists of texts.", "input")
-    return "".join(map(str, texts))
+    return texts
 
 
 def _call(item: Item, where: str) -> dict[str, Any]:
@@ -245,10 +245,12 @@ def _allowed(tools: Sequence[Item], choice: Mapping[str, Any]) -> list[Item]:
     listed = choice.get("tools")
     if not isinstance(listed, list) or not all(isinstance(tool, dict) for tool in listed):
         raise bad_request("tool_choice.tools must be a list of tools.", "tool_choice")
-    given = [tool.get("name") for tool in tools]
-    names = [tool.get("name") for tool in listed]
-    for name in names:
+    given = {name for tool in tools if isinstance(name := tool.get("name"), str)}
+    names = set()
+    for tool in listed:
+        name = tool.get("name")
         if not isinstance(name, str) or name not in given:
             shown = printable(str(name), 64)
             raise bad_request(f"tool_choice allows {shown!r}, which is not in tools.", "tool_choice")
-    return [tool for tool in tools if tool.get("name") in names]
+        names.add(name)
+    return [tool for tool in tools if isinstance(tool.get("name"), str) and tool["name"] in names]

@@ -77,7 +77,8 @@ class ResponseItems:
         part = self._open.content[0]
         part.text += text
         if logprobs:
-            part.logprobs = [*(part.logprobs or []), *logprobs]
+            part.logprobs = part.logprobs or []
+            part.logprobs.extend(logprobs)
         shown = [entry.model_dump() for entry in logprobs or []]
         yield self._in_part("response.output_text.delta", delta=text, logprobs=shown)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -21,6 +21,9 @@ from vllm_jax.outputs import FinishReason
 logger = logging.getLogger(__name__)
 
 _ENDED: frozenset[Status] = frozenset({"completed", "incomplete", "failed", "cancelled"})
+
+_EVENT_BYTES = 1024
+"""What one event takes in memory, about: a few small objects for a token."""
 
 
 class ResponseRun:
@@ -98,10 +101,14 @@ class ResponseRun:
 
 
 class BackgroundRun:
-    """Makes a response in a task of its own; any number of readers may follow its events, now or later."""
+    """Makes a response in a task of its own; any number of readers may follow its events, now or later.
 
-    def __init__(self, run: ResponseRun):
+    ``ended`` is called when it has come to its end, whichever.
+    """
+
+    def __init__(self, run: ResponseRun, *, ended: Callable[[], None]):
         self._run = run
+        self._ended = ended
         self._log: list[StreamEvent] = []
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._make())
@@ -110,6 +117,12 @@ class BackgroundRun:
         async with aclosing(self._run.events()) as events:
             async for event in events:
                 self._append(event)
+        self._ended()
+
+    @property
+    def size(self) -> int:
+        """About how many bytes its events take."""
+        return len(self._log) * _EVENT_BYTES
 
     def _append(self, event: StreamEvent) -> None:
         self._log.append(event)
@@ -127,6 +140,7 @@ class BackgroundRun:
         self._run.cancel()
         last: dict[str, Any] = {"type": "response.cancelled", "response": self._run.response.model_dump()}
         self._append({**last, "sequence_number": len(self._log)})
+        self._ended()
 
     async def follow(self, after: int = -1) -> AsyncGenerator[StreamEvent, None]:
         """The events with a sequence number above ``after``, until the response has ended."""

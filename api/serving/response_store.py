@@ -9,10 +9,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from api.errors import ApiError, printable
 from api.protocol.responses import Response
+
+
+class Run(Protocol):
+    """What the store needs to know of the work behind a response."""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        ...
 
 
 @dataclass
@@ -25,7 +34,7 @@ class StoredResponse:
     response: Response
     input: list[dict[str, Any]]
     owner: bytes
-    run: Any = None
+    run: Run | None = None
     size: int = 0
     used: float = field(default_factory=time.monotonic)
 
@@ -54,9 +63,19 @@ class ResponseStore:
     def put(self, stored: StoredResponse) -> None:
         """Stores a response, or stores it anew after it has changed; others may go."""
         self._drop(stored.response.id)
-        stored.size = len(stored.response.model_dump_json()) + len(repr(stored.input))
         stored.used = self._clock()
         self._stored[stored.response.id] = stored
+        self._weigh(stored)
+
+    def measure(self, stored: StoredResponse) -> None:
+        """Takes note of what a response has grown to; others may go. One that is not stored stays away."""
+        if self._stored.get(stored.response.id) is stored:
+            self._bytes -= stored.size
+            self._weigh(stored)
+
+    def _weigh(self, stored: StoredResponse) -> None:
+        events = 0 if stored.run is None else stored.run.size
+        stored.size = len(stored.response.model_dump_json()) + len(repr(stored.input)) + events
         self._bytes += stored.size
         self._evict()
 

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
 
 from fastapi import Request
 from fastapi import Response as HttpResponse
@@ -23,7 +22,7 @@ from api.serving.response_input import Item, chat_request, input_items, own_name
 from api.serving.response_output import StreamEvent
 from api.serving.response_run import BackgroundRun, ResponseRun
 from api.serving.response_store import StoredResponse
-from api.serving.streams import wait_for_first, while_connected
+from api.serving.streams import exhaust, wait_for_first, while_connected
 from api.serving.turn import Turn, prepare_turn, start_turn
 from api.sse import EventStream, typed_event_stream
 from vllm_jax.errors import InvalidRequestError
@@ -55,7 +54,7 @@ async def create_response(context: ServerContext, body: ResponsesRequest, reques
     stored = StoredResponse(response, own, owner)
     headers = id_headers(request_id, context.config)
     if body.background:
-        background = BackgroundRun(run)
+        background = BackgroundRun(run, ended=lambda: context.responses.measure(stored))
         stored.run = background
         context.responses.put(stored)
         if body.stream:
@@ -65,7 +64,7 @@ async def create_response(context: ServerContext, body: ResponsesRequest, reques
     if body.stream:
         keep_alive_s = context.config.http.sse_keep_alive_interval
         return _stream(context, await wait_for_first(request.receive, events, keep_alive_s or None), headers)
-    await while_connected(request.receive, _exhaust(events))
+    await while_connected(request.receive, exhaust(events))
     if run.failure is not None:
         raise run.failure
     return json_response(response, headers)
@@ -242,12 +241,6 @@ async def _kept(
             if run.response.usage is not None and run.failure is None:
                 context.responses.put(stored)
             yield event
-
-
-async def _exhaust(events: AsyncGenerator[Any, None]) -> None:
-    async with aclosing(events):
-        async for _ in events:
-            pass
 
 
 def _stream(

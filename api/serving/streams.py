@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
@@ -50,6 +50,13 @@ async def collect(streams: Sequence[Deltas]) -> list[RequestOutput]:
             task.cancel()
         for stream in streams:
             await stream.aclose()
+
+
+async def exhaust(items: AsyncGenerator[Any, None]) -> None:
+    """Runs to the end what is made for what it does on the way."""
+    async with aclosing(items):
+        async for _ in items:
+            pass
 
 
 async def interleave(streams: Sequence[Deltas]) -> AsyncGenerator[tuple[int, RequestOutput], None]:

@@ -155,6 +155,8 @@ def _read_allowed(allowed: Any, tools: tuple[Tool, ...]) -> tuple[ToolMode, tupl
         raise bad_request(
             'tool_choice.allowed_tools must have a mode ("auto" or "required") and tools.', "tool_choice"
         )
+    if len(entries) > len(tools):  # each is looked up: a list without end would take as long
+        raise bad_request("tool_choice.allowed_tools has more tools than there are.", "tool_choice")
     functions = [entry.get("function") if isinstance(entry, Mapping) else None for entry in entries]
     found = [
         _find(function.get("name") if isinstance(function, Mapping) else None, tools, "tool_choice")

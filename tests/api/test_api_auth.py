@@ -50,6 +50,13 @@ def test_metrics_can_be_opened(make_client: Any) -> None:
         ("GET", "/load"),
         ("POST", "/reset_prefix_cache"),
         ("POST", "/invocations"),
+        ("POST", "/v1/embeddings"),
+        ("POST", "//v1/chat/completions"),
+        ("POST", "/v1/chat/completions/"),
+        ("POST", "/V1/chat/completions"),
+        ("POST", "/health/../v1/chat/completions"),
+        ("POST", "/%2e/v1/chat/completions"),
+        ("POST", "/health%2f..%2fv1/chat/completions"),
         ("POST", "/v1/responses"),
         ("GET", "/v1/responses/resp_1"),
         ("DELETE", "/v1/responses/resp_1"),
@@ -69,6 +76,21 @@ def test_everything_else_needs_a_key(guarded: TestClient, method: str, path: str
         assert response.headers["www-authenticate"] == "Bearer"
         error = response.json()["error"]
         assert error["type"] == "invalid_request_error" and error["code"] == "invalid_api_key"
+
+
+def test_a_root_path_opens_nothing(make_client: Any) -> None:
+    client = make_client(http={"api_key": KEYS, "root_path": "/api"})
+    for path in ("/health", "/api/health", "/api/"):
+        assert client.get(path).status_code == 200, path
+    for path in (
+        "/v1/models",
+        "/api/v1/models",
+        "/api",
+        "/apiv1/models",
+        "/api/api/v1/models",
+        "/api//v1/models",
+    ):
+        assert client.get(f"http://testserver{path}").status_code == 401, path
 
 
 def test_any_of_the_keys_opens(guarded: TestClient) -> None:

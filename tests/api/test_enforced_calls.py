@@ -11,13 +11,13 @@ import httpx
 import jsonschema
 import openai
 import pytest
-import scripted_model
 from client_bodies import TOOL_CASES
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field
-from server_process import Server, launch
+from scripted_server import scripted_server
+from server_process import Server
 from sse_reader import read_events
 
 SCRIPTS = {
@@ -57,13 +57,8 @@ ASK = [{"role": "user", "content": "Paint it red."}]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    checkpoint = scripted_model.save(tmp_path_factory.mktemp("scripted"), SCRIPTS)
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    server = launch(str(checkpoint), ["--served-model-name", "tiny"], log)
-    server.wait_until_ready()
-    yield server
-    server.process.kill()
-    server.process.wait()
+    with scripted_server(tmp_path_factory.mktemp("scripted"), SCRIPTS) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

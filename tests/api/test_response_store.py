@@ -64,6 +64,23 @@ def test_the_number_is_bounded_and_use_keeps() -> None:
     assert len(store) == 2 and ids(store, "a", "b", "c") == ["a", "c"]
 
 
+def test_a_response_that_has_grown_is_measured_anew() -> None:
+    class Events:
+        size = 0
+
+    store = ResponseStore(entries=100, max_bytes=5000, ttl_s=100)
+    growing, events = stored("a"), Events()
+    growing.run = events
+    store.put(growing)
+    store.put(stored("b"))
+    events.size = 4500
+    store.measure(growing)
+    assert ids(store, "a", "b") == ["b"]
+    store.measure(growing)  # it is gone, and takes no room
+    store.put(stored("c"))
+    assert ids(store, "a", "b", "c") == ["b", "c"]
+
+
 def test_the_bytes_are_bounded_even_for_one() -> None:
     store = ResponseStore(entries=100, max_bytes=5000, ttl_s=100)
     for name in "abcdef":

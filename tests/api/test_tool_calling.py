@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import scripted_model
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from server_process import Server, launch
+from scripted_server import scripted_server
+from server_process import Server
 from sse_reader import read_events, texts
 
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Roma"}}\n</tool_call>'
@@ -49,13 +49,8 @@ ASK = [{"role": "user", "content": "How is the weather in Rome?"}]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    checkpoint = scripted_model.save(tmp_path_factory.mktemp("scripted"), SCRIPTS)
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    server = launch(str(checkpoint), ["--served-model-name", "tiny"], log)
-    server.wait_until_ready()
-    yield server
-    server.process.kill()
-    server.process.wait()
+    with scripted_server(tmp_path_factory.mktemp("scripted"), SCRIPTS) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer
 from vllm_jax.errors import ConfigError, InvalidRequestError
 from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template, request_chat_template
 from vllm_jax.tokenizer.loader import load_tokenizer
-from vllm_jax.tokenizer.tools_prompt import INTRODUCTION
+from vllm_jax.tokenizer.tools_prompt import INTRODUCTION, tell_calls
 
 CHATML = """{%- if tools %}
 <|im_start|>system
@@ -348,3 +349,19 @@ def test_threads_share_a_template(tokenizer_of):
     with ThreadPoolExecutor(8) as pool:
         rendered = list(pool.map(lambda k: ours.render([{"role": "user", "content": str(k)}]), range(50)))
     assert rendered == expected
+
+
+def test_results_of_calls_become_one_message_whatever_their_kind() -> None:
+    calls = [{"id": i, "function": {"name": f"f{i}", "arguments": {}}} for i in "ab"]
+    messages: list[dict[str, Any]] = [
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+        {"role": "tool", "tool_call_id": "b", "content": "2"},
+        {"role": "user", "content": "and?"},
+        {"role": "tool", "tool_call_id": "a", "content": "3"},
+        {"role": "tool", "tool_call_id": "b", "content": [{"type": "text", "text": "4"}]},
+    ]
+    _, both, asked, mixed = tell_calls(messages)
+    assert both == {"role": "user", "content": "Result of fa: 1\nResult of fb: 2"}
+    assert asked == messages[3]
+    assert [part["text"] for part in mixed["content"]] == ["Result of fa: 3", "Result of fb: ", "4"]

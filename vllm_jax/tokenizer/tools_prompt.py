@@ -38,7 +38,7 @@ def tell_calls(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns ``messages`` with calls and their results as text, results as one message of the user."""
     told: list[dict[str, Any]] = []
     names: dict[Any, str] = {}
-    results = False  # whether the last message holds results of calls
+    results: list[dict[str, Any]] = []  # those of the calls right before
     for message in messages:
         copy = dict(message)
         if calls := copy.pop("tool_calls", None):
@@ -50,25 +50,33 @@ def tell_calls(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             name = copy.get("name") or names.get(copy.get("tool_call_id"))
             head = f"Result of {name}: " if name else "Result: "
             result = _joined({"role": "user", "content": copy["content"]}, "", head, before=True)
-            if results:
-                told[-1] = _joined(told[-1], "\n", result["content"])
-            else:
-                told.append(result)
-            results = True
+            results.append(result)
             continue
-        results = False
+        told += _together(results)
+        results = []
         told.append(copy)
-    return told
+    return told + _together(results)
+
+
+def _together(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One message with the contents of all, or none."""
+    if not messages:
+        return []
+    contents = [message["content"] for message in messages]
+    if all(isinstance(content, str) for content in contents):
+        return [{**messages[0], "content": "\n".join(contents)}]
+    parts = [[{"type": "text", "text": c}] if isinstance(c, str) else c for c in contents]
+    return [{**messages[0], "content": [part for some in parts for part in some]}]
 
 
 def _joined(
-    message: Mapping[str, Any], separator: str, addition: Any, *, before: bool = False
+    message: Mapping[str, Any], separator: str, addition: str, *, before: bool = False
 ) -> dict[str, Any]:
     """The message with more content, which is text or a list of text parts as the content is."""
     content = message["content"]
     if isinstance(content, list):
-        parts = addition if isinstance(addition, list) else [{"type": "text", "text": addition}]
-        joined: Any = [*parts, *content] if before else [*content, *parts]
+        part = {"type": "text", "text": addition}
+        joined: Any = [part, *content] if before else [*content, part]
     else:
         ordered = (addition, content) if before else (content, addition)
         joined = separator.join(text for text in ordered if text)
