@@ -94,7 +94,7 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--task": _refused("it is --runner that says what a model is for", "auto", "generate"),
     "--logits-processors": _refused("code from outside is never run", values=-1),
     "--middleware": _refused("code from outside is never run", values=-1),
-    # Features that come later
+    # Features that are not there, or need no setting
     "--enable-lora": _switch(_LORA),
     "--lora-modules": _refused(_LORA, values=-1),
     "--max-loras": _value(_LORA),

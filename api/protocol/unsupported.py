@@ -125,7 +125,8 @@ def report_unknown(
     extra = sorted(request.unknown - NO_EFFECT.keys() - known)
     if not extra:
         return
-    shown = ", ".join(printable(name, 64) for name in extra[:_MAX_REPORTED])
+    # A line break in a name could pass for a line of the log.
+    shown = ", ".join(printable(name, 64).replace("\n", " ") for name in extra[:_MAX_REPORTED])
     if strict:
         raise bad_request(
             f"This server refuses unknown fields (--strict-params): {shown}.", printable(extra[0], 64)

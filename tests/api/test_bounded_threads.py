@@ -25,6 +25,23 @@ def test_results_and_errors_come_back() -> None:
     asyncio.run(scenario())
 
 
+def test_a_panic_keeps_no_place() -> None:
+    class Panic(BaseException):
+        pass
+
+    def panic() -> None:
+        raise Panic("native code")
+
+    async def scenario() -> None:
+        threads = BoundedThreads(1, 10)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="Panic: native code"):
+                await threads.run(panic)
+        assert await threads.run(lambda: 1) == 1
+
+    asyncio.run(scenario())
+
+
 def test_hung_work_is_bounded_and_its_place_comes_back_when_it_ends() -> None:
     release, started = threading.Event(), []
 

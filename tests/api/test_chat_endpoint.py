@@ -364,8 +364,8 @@ def test_null_is_the_same_as_left_out(client: TestClient) -> None:
 
 def test_unknown_fields_are_accepted_and_logged(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "api"):
-        ask(client, max_tokens=1, no_such_field=1, copy="x", user="known")
-    assert "copy, no_such_field" in caplog.text and "user" not in caplog.text
+        ask(client, max_tokens=1, no_such_field=1, copy="x", user="known", **{"two\nlines": 1})
+    assert "copy, no_such_field, two lines" in caplog.text and "user" not in caplog.text
 
 
 def test_model_names(client: TestClient) -> None:
