@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -234,9 +234,3 @@ def _parse_line(row: dict[str, Any], scale: float) -> _Line:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def total_prompt_tokens(items: Sequence[WorkItem]) -> int | None:
-    """Tokens of all prompts, or None where they were not counted."""
-    counts = [item.prompt_tokens for item in items]
-    return None if None in counts else sum(count for count in counts if count is not None)
