@@ -109,9 +109,10 @@ class Program:
     """A call to compile, of one or several layers, and how often its kernel's loops turn.
 
     Attributes:
-        layer: ``(pages, *arguments) -> (out [T, H, D], pages)``.
+        layer: ``(pages, new keys and values, *arguments) -> (out [T, H, D], pages)``.
         arguments: queries ``[T, H, D]``, then the others, by shape.
         pages: one layer's, by shape.
+        new: a layer's new keys and values, by shape; None where the kernel takes none.
         kernel: the kernel's name begins with this.
         trips: of its loops without a constant count, in their order; for one turn of what is around.
         once: the part of the steps that does what belongs to the first.
@@ -120,6 +121,7 @@ class Program:
     layer: Any
     arguments: Sequence[Any]
     pages: Any
+    new: Any
     kernel: str
     trips: Sequence[float]
     once: float = 1.0
@@ -143,11 +145,10 @@ def our_program(shape: Shape, chip: str, alibi: bool) -> Program:
         limits = blocks.current_chip()
     sizes = blocks.choose(limits, units, shape.page, bf16, bf16, 1 if decode else shape.tokens, pages_per_seq)
 
-    def layer(pages, q, kv, table, kv_lens, cu_q_lens, slopes):
+    def layer(pages, new, q, table, kv_lens, cu_q_lens, slopes):
         return attention.paged_attention(
             q,
-            kv,
-            kv,
+            *new,
             pages,
             AttentionMetadata(table, kv_lens, cu_q_lens, decode, "tpu"),
             scale=shape.head_dim**-0.5,
@@ -168,13 +169,13 @@ def our_program(shape: Shape, chip: str, alibi: bool) -> Program:
         layer,
         [
             jax.ShapeDtypeStruct((shape.tokens, shape.heads, shape.head_dim), bf16),
-            jax.ShapeDtypeStruct((shape.tokens, shape.kv_heads, shape.head_dim), bf16),
             jax.ShapeDtypeStruct((shape.sequences, pages_per_seq), jnp.int32),
             jax.ShapeDtypeStruct((shape.sequences,), jnp.int32),
             jax.ShapeDtypeStruct((shape.sequences + 1,), jnp.int32),
             jax.ShapeDtypeStruct((shape.heads,), jnp.float32),
         ],
         jax.ShapeDtypeStruct(layout.pages_shape(NUM_PAGES, shape.page, shape.kv_heads, shape.head_dim), bf16),
+        [jax.ShapeDtypeStruct((shape.tokens, shape.kv_heads, shape.head_dim), bf16)] * 2,
         "paged_decode" if decode else "paged_prefill",
         [steps, min(per_block, pages_per_seq) / steps, 1, kv_blocks, pages, pages, clear],
         1 / steps,
@@ -196,7 +197,8 @@ def jax_program(shape: Shape, chip: str) -> Program:
         bf16, bf16, shape.heads, shape.kv_heads, shape.head_dim, shape.page, shape.tokens, pages_per_seq
     )
 
-    def layer(kv_pages, q, kv_lens, table, cu_q_lens, num_seqs):
+    def layer(kv_pages, new, q, kv_lens, table, cu_q_lens, num_seqs):
+        del new
         return kernel.ragged_paged_attention.__wrapped__(
             q,
             kv_pages,
@@ -227,6 +229,7 @@ def jax_program(shape: Shape, chip: str) -> Program:
             ints(1),
         ],
         jax.ShapeDtypeStruct((NUM_PAGES, shape.page, 2 * shape.kv_heads, shape.head_dim), bf16),
+        None,
         "ragged_paged_attention",
         trips if steps == 1 else [steps, *trips],
     )
@@ -236,12 +239,12 @@ def around_cycles(chip: str, program: Program, layers: int) -> int:
     """Compiles so many layers; the compiler's estimate for XLA's own operations in them."""
     import tpu_compiler
 
-    def stack(pages, q, *rest):
-        for index, own in enumerate(pages):
-            q, pages[index] = program.layer(own, q, *rest)
+    def stack(pages, new, q, *rest):
+        for index, (own, own_new) in enumerate(zip(pages, new, strict=True)):
+            q, pages[index] = program.layer(own, own_new, q, *rest)
         return q, pages
 
-    arguments = [[program.pages] * layers, *program.arguments]
+    arguments = [[program.pages] * layers, [program.new] * layers, *program.arguments]
     compiled = tpu_compiler.compile_for(chip, stack, arguments, donate=(0,))
     return sum(int(cycles) for cycles in re.findall(r'"estimated_cycles":"(\d+)"', compiled.as_text()))
 

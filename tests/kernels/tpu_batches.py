@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from vllm_jax.kernels.tpu.attention import paged_attention
 from vllm_jax.kernels.tpu.blocks import BlockSizes
 
 VMEM = 64 << 20
+FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""A program runs once or twice here, and compiling it is most of the time."""
 
 
 def tpu_pages(pages: np.ndarray, setup: Setup) -> np.ndarray:
@@ -40,7 +42,7 @@ def compiled(setup: Setup, mode: str, q_tokens: int, kv_tokens: int):
     """``batch -> (out, pages)`` in interpret mode, with races detected."""
     interpret = pltpu.InterpretParams(dma_execution_mode=mode, detect_races=True)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
     def attend(q, k, v, pages, metadata):
         return paged_attention(
             q,

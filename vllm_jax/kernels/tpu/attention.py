@@ -82,6 +82,7 @@ def paged_attention(
     num_seqs = metadata.kv_lens.shape[0]
     is_wide = jnp.dtype(jnp.float32) in (q.dtype, kv_pages.dtype)
     q = q.astype(jnp.float32 if is_wide else jnp.bfloat16)
+    flat_q = q.reshape(num_tokens, -1)  # as the model made it: what is flat from end to end, XLA never moves
     cost = AttentionCost.of(q, kv_pages, metadata.page_table, page_size, sliding_window)
     new = layout.pack_tokens(k, v, kv_pages.dtype, k_scale, v_scale)
     group = num_heads // num_kv_heads
@@ -101,6 +102,7 @@ def paged_attention(
             sliding_window=sliding_window,
             soft_cap=soft_cap,
             writes=writes,
+            flat=layout.is_flat(units, sizes.q_tokens, q.dtype),
         )
 
     def heads(of: kernel.AttentionCall) -> dict[str, jax.Array | None]:
@@ -122,7 +124,7 @@ def paged_attention(
             kv_pages, new, groups, num_groups, rows, vmem_bytes=decode.sizes.vmem_bytes, interpret=interpret
         )
     by_row = metadata.decode_only
-    row_q = q if by_row else q.at[row_token].get(mode="clip")
+    row_q = q if by_row else flat_q.at[row_token].get(mode="clip").reshape(num_seqs, num_heads, head_dim)
     row_new = new if by_row else new.at[row_token].get(mode="clip")
     row_out, kv_pages = kernel.attend(
         decode,
@@ -131,7 +133,7 @@ def paged_attention(
         metadata.page_table,
         layout.arrange_queries(row_q, decode.units, 1),
         kv_pages,
-        new=row_new[:, :, None, :],
+        new=row_new.reshape(num_seqs, -1, 1, LANES),
         cost=cost.decode(num_seqs),
         interpret=interpret,
         **heads(decode),
@@ -140,29 +142,29 @@ def paged_attention(
     if by_row:
         return jnp.where(decodes[:, None, None], row_out, 0).astype(out_dtype), kv_pages
 
+    def with_rows(out: jax.Array) -> jax.Array:
+        out = out.at[row_token].set(row_out.reshape(num_seqs, -1), mode="drop").astype(out_dtype)
+        return out.reshape(num_tokens, num_heads, head_dim)
+
     if not mixed:
-        out = jnp.zeros((num_tokens, num_heads, head_dim), row_out.dtype)
-        return out.at[row_token].set(row_out, mode="drop").astype(out_dtype), kv_pages
+        return with_rows(jnp.zeros_like(flat_q)), kv_pages
     block = prefill.sizes.q_tokens
-    pairs, num_blocks = plan.prefill_pairs(metadata, num_tokens, block, sliding_window)
+    pairs = plan.prefill_pairs(metadata, num_tokens, block, sliding_window)
     out, _ = kernel.attend(
         prefill,
         pairs,
-        num_blocks,
+        jnp.int32(pairs.block.shape[0]),  # all: zeros where nobody prefills
         metadata.page_table,
-        layout.arrange_queries(q, prefill.units, block),
+        layout.pad_tokens(flat_q, block) if prefill.flat else layout.arrange_queries(q, prefill.units, block),
         kv_pages,
         new=None,
         cost=cost.prefill(num_tokens, num_seqs),
         interpret=interpret,
         **heads(prefill),
     )
-    out = layout.collect_outputs(out, prefill.units, block, num_tokens)
-    # Blocks without a pair were never written; neither were padding tokens, in a sense worth keeping.
-    seq = metadata.sequence_of_token(num_tokens)
-    is_prefill = (seq < decodes.shape[0]) & ~decodes[jnp.minimum(seq, decodes.shape[0] - 1)]
-    out = jnp.where(is_prefill[:, None, None], out, 0)
-    return out.at[row_token].set(row_out, mode="drop").astype(out_dtype), kv_pages
+    if not prefill.flat:
+        out = layout.collect_outputs(out, prefill.units, block, num_tokens).reshape(num_tokens, -1)
+    return with_rows(out[:num_tokens]), kv_pages
 
 
 def _check_pages(kv_pages: jax.Array, q: jax.Array, k: jax.Array) -> None:

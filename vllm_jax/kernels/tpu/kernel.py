@@ -59,6 +59,7 @@ class AttentionCall:
         sliding_window: see ``kernels/attention.py``.
         soft_cap: see ``kernels/attention.py``.
         writes: whether the steps write their new token.
+        flat: whether queries and results are ``[T, H * D]``, and heads are laid out here.
     """
 
     units: HeadUnits
@@ -70,20 +71,25 @@ class AttentionCall:
     sliding_window: int | None
     soft_cap: float | None
     writes: bool
+    flat: bool
 
 
 @dataclass(frozen=True)
 class _Refs:
     """The references of one call. Scalars in SMEM: those of :class:`Pairs`, and ``table [S * P]``.
 
-    ``q [1, U, M, W]``, ``slopes`` and ``sinks [U, M, 128]`` or None, ``new [1, L, 1, 128]`` or None and
-    ``out [1, U, M, W]`` are VMEM blocks, ``pages [N, L, page, 128]`` is in HBM. ``buffers [2, L, C, 128]``,
-    ``peak``, ``total [U, M, 128]`` (equal lanes), ``acc [U, M, W]`` and ``written [L, group, 128]`` stay from
-    step to step; ``turn [1]`` is the buffer whose turn it is.
+    ``slopes`` and ``sinks [U, M, 128]`` or None and ``new [1, L, 1, 128]`` or None are VMEM blocks, ``pages
+    [N, L, page, 128]`` is in HBM. ``buffers [2, L, C, 128]``, ``peak``, ``total [U, M, 128]`` (equal lanes),
+    ``acc [U, M, W]`` and ``written [L, group, 128]`` stay from step to step; ``turn [1]`` is the buffer whose
+    turn it is.
+
+    ``q [U, M, W]`` and ``out [U, M, W]`` are VMEM blocks. In a flat call ``flat_q`` and ``out`` are blocks
+    ``[B, H * D]``, and ``q`` is scratch, filled at the beginning of a step.
     """
 
     pairs: Pairs
     table: Any
+    flat_q: Any
     q: Any
     slopes: Any
     sinks: Any
@@ -105,7 +111,7 @@ def attend(
     pairs: Pairs,
     num_steps: jax.Array,
     page_table: jax.Array,  # [S, P] int32
-    q: jax.Array,  # [n, U, M, W]
+    q: jax.Array,  # [n, U, M, W], in a flat call [n * B, H * D]
     pages: jax.Array,  # [N, L, page, 128]
     *,
     slopes: jax.Array | None,  # [U, M, 128] float32
@@ -117,12 +123,13 @@ def attend(
     """Runs the kernel over ``num_steps`` grid steps, or one that does nothing where there are none.
 
     Returns:
-        ``(out [n, U, M, lanes of a value window] in q's dtype, pages)``. Blocks of ``out`` that no step
-        belongs to are not written at all.
+        ``(out [n, U, M, lanes of a value window] in q's dtype, pages)``; in a flat call ``out`` is shaped as
+        ``q``. Blocks of ``out`` that no step belongs to are not written at all.
     """
     units, sizes = call.units, call.sizes
-    num_rows = q.shape[2]
+    num_rows = units.num_rows(sizes.q_tokens)
     num_tiles = pages.shape[1]
+    key_lanes = units.keys.num_tiles * LANES
     value_lanes = units.values.num_tiles * LANES
     group = write_group(pages.dtype, call.page_size)
 
@@ -134,8 +141,19 @@ def attend(
         del index
         return 0, 0, 0
 
+    def token_block(index: jax.Array, first: Any, block: Any, *_: Any) -> tuple[Any, ...]:
+        del first
+        return block[index], 0
+
     inputs: list[jax.Array] = [q]
-    in_specs = [pl.BlockSpec((1, *q.shape[1:]), step_block)]
+    if call.flat:
+        q_spec = out_spec = pl.BlockSpec((sizes.q_tokens, q.shape[1]), token_block)
+        results_shape = q.shape
+    else:
+        q_spec = pl.BlockSpec((1, *q.shape[1:]), step_block)
+        out_spec = pl.BlockSpec((1, *q.shape[1:3], value_lanes), step_block)
+        results_shape = (*q.shape[:3], value_lanes)
+    in_specs = [q_spec]
     for a_row in (slopes, sinks):
         if a_row is not None:
             inputs.append(a_row)
@@ -146,8 +164,8 @@ def attend(
     inputs.append(pages)
     in_specs.append(pl.BlockSpec(memory_space=pl.ANY))
     scalars = [*pairs, page_table.reshape(-1)]
-    out_shape = [jax.ShapeDtypeStruct((*q.shape[:3], value_lanes), q.dtype)]
-    out_specs = [pl.BlockSpec((1, *q.shape[1:3], value_lanes), step_block)]
+    out_shape = [jax.ShapeDtypeStruct(results_shape, q.dtype)]
+    out_specs = [out_spec]
     scratch = [
         pltpu.VMEM((2, num_tiles, sizes.kv_tokens, LANES), pages.dtype),
         pltpu.SemaphoreType.DMA((2,)),
@@ -161,6 +179,8 @@ def attend(
         out_specs.append(pl.BlockSpec(memory_space=pl.ANY))
         scratch.append(pltpu.VMEM((num_tiles, group, LANES), pages.dtype))
         scratch.append(pltpu.SemaphoreType.DMA(()))
+    if call.flat:
+        scratch.append(pltpu.VMEM((units.num_units, num_rows, key_lanes), q.dtype))
     has_slopes, has_sinks = slopes is not None, sinks is not None
 
     def body(*refs: Any) -> None:
@@ -174,12 +194,16 @@ def attend(
         pages_out = next(left) if call.writes else pages_in
         arrays = [next(left) for _ in range(6)]
         writing = [next(left), next(left)] if call.writes else [None, None]
+        flat_queries = queries if call.flat else None
+        queries = next(left) if call.flat else queries.at[0]
+        out = out if call.flat else out.at[0]
         buffers, arrived, peak, total, acc, turn = arrays
         _step(
             call,
             _Refs(
                 refs_of_pairs,
                 table,
+                flat_queries,
                 queries,
                 row_slopes,
                 row_sinks,
@@ -233,6 +257,8 @@ def _step(call: AttentionCall, refs: _Refs) -> None:
             _each_page(call, refs, 0, _first_block(call, refs, 0), 0, _start_copy)
 
     def begin_unit(unit: jax.Array, _: None) -> None:
+        if call.flat:
+            _stack_queries(call, refs, unit)
         # A sink is one more score, its weight in the sum already, without a value.
         shape = refs.peak.shape[1:]
         has_sink = refs.sinks is not None
@@ -255,10 +281,15 @@ def _step(call: AttentionCall, refs: _Refs) -> None:
 
     def end_unit(unit: jax.Array, _: None) -> None:
         total = refs.total[unit]
-        factor = call.value_scale / jnp.where(total == 0.0, 1.0, total)
+        unseeing = refs.peak[unit] == MASKED  # rows of no pair
+        factor = jnp.where(unseeing, 0.0, call.value_scale / jnp.where(unseeing, 1.0, total))
         for tile in range(call.units.values.num_tiles):
             lanes = slice(tile * LANES, (tile + 1) * LANES)
-            refs.out[0, unit, :, lanes] = (refs.acc[unit, :, lanes] * factor).astype(refs.out.dtype)
+            result = (refs.acc[unit, :, lanes] * factor).astype(refs.out.dtype)
+            if call.flat:
+                _spread_result(call, refs, unit, tile, result)
+            else:
+                refs.out[unit, :, lanes] = result
 
     jax.lax.fori_loop(0, call.units.num_units, end_unit, None)
 
@@ -267,6 +298,23 @@ def _step(call: AttentionCall, refs: _Refs) -> None:
         @pl.when((step == pl.num_programs(0) - 1) & (num_pairs > 0))
         def _last_write() -> None:
             _sent_group(refs, 0, 0, refs.written.shape[1]).wait()
+
+
+def _stack_queries(call: AttentionCall, refs: _Refs, unit: jax.Array) -> None:
+    """Lays a unit's query heads, which lie beside each other in ``flat_q``, below each other in ``q``."""
+    block, head_dim = call.sizes.q_tokens, call.units.head_dim
+    for head in range(call.units.group):
+        lanes = pl.ds(pl.multiple_of((unit * call.units.group + head) * head_dim, LANES), head_dim)
+        refs.q[unit, head * block : (head + 1) * block, :] = refs.flat_q[:, lanes]
+
+
+def _spread_result(call: AttentionCall, refs: _Refs, unit: jax.Array, tile: int, result: jax.Array) -> None:
+    """Lays one tile of a unit's results ``[M, 128]`` beside each other, a head's tokens as they came."""
+    block, head_dim = call.sizes.q_tokens, call.units.head_dim
+    for head in range(call.units.group):
+        first = (unit * call.units.group + head) * head_dim + tile * LANES
+        lanes = pl.ds(pl.multiple_of(first, LANES), LANES)
+        refs.out[:, lanes] = result[head * block : (head + 1) * block]
 
 
 def _attend_block(
@@ -338,7 +386,7 @@ def _row_positions(call: AttentionCall, refs: _Refs, pair: jax.Array) -> tuple[j
     position = refs.pairs.position[pair]
     if call.sizes.q_tokens == 1:
         return position, position
-    num_rows = refs.q.shape[2]
+    num_rows = refs.peak.shape[1]
     row = jax.lax.broadcasted_iota(jnp.int32, (num_rows, 1), 0)
     token = jax.lax.rem(row, jnp.int32(call.sizes.q_tokens))
     is_pairs = (token >= refs.pairs.first_token[pair]) & (token < refs.pairs.end_token[pair])
@@ -371,7 +419,7 @@ def _attend_units(
     ``places`` are (unit, first tile of its keys, of its values); their rows lie below each other, R in all.
     """
     dtype = refs.q.dtype
-    num_rows = refs.q.shape[2]
+    num_rows = refs.peak.shape[1]
     dot = partial(
         jax.lax.dot_general,
         preferred_element_type=jnp.float32,
@@ -386,7 +434,7 @@ def _attend_units(
         total = jnp.zeros((), jnp.float32)
         for tile in range(call.units.keys.num_tiles):
             part = dot(
-                refs.q[0, unit, :, tile * LANES : (tile + 1) * LANES],
+                refs.q[unit, :, tile * LANES : (tile + 1) * LANES],
                 _as(refs.buffers[slot, key_tile + tile], dtype),
                 _TRANSPOSED,
             )

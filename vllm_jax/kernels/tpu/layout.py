@@ -118,18 +118,31 @@ def pack_tokens(
     k_scale: float | None,
     v_scale: float | None,
 ) -> jax.Array:
-    """Keys and values as pages hold them: ``[T, L, 128]`` of ``dtype``."""
+    """Keys and values as pages hold them, the tiles of a token in a row: ``[T, L * 128]`` of ``dtype``."""
     num_tokens, num_kv_heads, head_dim = k.shape
     row = jnp.concatenate(
         [
-            quantize(k, dtype, k_scale).reshape(num_tokens, -1),
-            quantize(v, dtype, v_scale).reshape(num_tokens, -1),
+            quantize(k.reshape(num_tokens, -1), dtype, k_scale),
+            quantize(v.reshape(num_tokens, -1), dtype, v_scale),
         ],
         axis=1,
     )
-    num_tiles = lane_tiles(num_kv_heads, head_dim)
-    row = jnp.pad(row, ((0, 0), (0, num_tiles * LANES - row.shape[1])))
-    return row.reshape(num_tokens, num_tiles, LANES)
+    missing = lane_tiles(num_kv_heads, head_dim) * LANES - row.shape[1]
+    return jnp.pad(row, ((0, 0), (0, missing)))
+
+
+def is_flat(units: HeadUnits, block: int, dtype: jnp.dtype) -> bool:
+    """Whether prefill takes queries as the model has them, ``[T, H * D]``, and lays heads out by itself.
+
+    Where heads are whole tiles of lanes and blocks of tokens whole tiles of sublanes; decode has one token.
+    """
+    tile = SUBLANES * 4 // jnp.dtype(dtype).itemsize
+    return units.heads == 1 and units.head_dim % LANES == 0 and block % tile == 0
+
+
+def pad_tokens(x: jax.Array, block: int) -> jax.Array:
+    """``[T, ...]`` with zeros behind it up to whole blocks of tokens."""
+    return jnp.pad(x, ((0, -x.shape[0] % block), *((0, 0),) * (x.ndim - 1)))
 
 
 def arrange_queries(q: jax.Array, units: HeadUnits, block: int) -> jax.Array:
@@ -138,9 +151,9 @@ def arrange_queries(q: jax.Array, units: HeadUnits, block: int) -> jax.Array:
     Row ``(j * G + g) * block + t`` of unit u holds query head ``(u * hb + j) * G + g`` of the block's token
     t. Tokens and heads change places in one step, so that XLA moves whole tiles.
     """
-    num_tokens, num_heads, head_dim = q.shape
-    blocks = -(-num_tokens // block)
-    q = jnp.pad(q, ((0, blocks * block - num_tokens), (0, 0), (0, 0)))
+    num_heads, head_dim = q.shape[1:]
+    q = pad_tokens(q, block)
+    blocks = q.shape[0] // block
     q = q.reshape(blocks, block, num_heads, head_dim).transpose(0, 2, 1, 3)
     if units.heads > 1:
         q = q.reshape(blocks, units.num_units, units.heads, units.group, block, head_dim)

@@ -90,8 +90,8 @@ def decode_pairs(metadata: AttentionMetadata, sliding_window: int | None) -> tup
 
 def prefill_pairs(
     metadata: AttentionMetadata, num_tokens: int, block: int, sliding_window: int | None
-) -> tuple[Pairs, jax.Array]:
-    """The pairs of the rows with more than one query token, and the number of query blocks that have any."""
+) -> Pairs:
+    """The pairs of the rows with more than one query token; some blocks of the queries may have none."""
     num_seqs = metadata.kv_lens.shape[0]
     num_blocks = -(-num_tokens // block)
     q_lens = jnp.where(metadata.q_lens > 1, metadata.q_lens, 0)
@@ -115,7 +115,7 @@ def prefill_pairs(
         end_token=end_token,
         begin=_first_key(position + first_token, sliding_window),
         end=position + end_token,
-    ), jnp.max(jnp.where(seq < num_seqs, of_block + 1, 0))
+    )
 
 
 def row_groups(

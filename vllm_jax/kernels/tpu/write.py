@@ -3,7 +3,7 @@
 Knows groups of rows (``plan.py``); decoding tokens are written by the attention kernel itself. A grid step
 rewrites one group of neighbouring places of a page, the smallest that whole tiles allow:
 
-    new tokens, flat   [L, ..., 128]   ... t t t|t t t t t t t t|t t ...     two aligned pieces
+    new tokens, flat   [..., L * 128]  ... t t t|t t t t t t t t|t t ...     two aligned pieces
                                            '------.------'                  turned until the first is in place
     group of a page    [L, group, 128]   o o n n n n n n                     o: stays, n: new
 
@@ -21,13 +21,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from vllm_jax.kernels.tpu.layout import LANES
+from vllm_jax.kernels.tpu.layout import LANES, pad_tokens
 from vllm_jax.kernels.tpu.plan import RowGroups
 
 
 def write_groups(
     pages: jax.Array,  # [N, L, page, 128]
-    new: jax.Array,  # [T, L, 128] in the pages' dtype
+    new: jax.Array,  # [T, L * 128] in the pages' dtype
     groups: RowGroups,
     num_groups: jax.Array,
     group: int,
@@ -36,30 +36,35 @@ def write_groups(
     interpret: Any,
 ) -> jax.Array:
     """Rewrites ``num_groups`` groups of ``group`` rows; everything else in ``pages`` stays as it is."""
-    num_tokens, num_tiles, _ = new.shape
-    # A group before and after: a group's first and last place may belong to no new token.
-    padded = jnp.pad(new.transpose(1, 0, 2), ((0, 0), (group, group - num_tokens % group + group), (0, 0)))
-    source = groups.token + group
-    scalars = [groups.page, groups.group, source // group, source % group, groups.first, groups.end]
+    new = pad_tokens(new, group)
+    last_piece, lanes = new.shape[0] // group - 1, new.shape[1]
+    scalars = [
+        groups.page,
+        groups.group,
+        groups.token // group,
+        groups.token % group,
+        groups.first,
+        groups.end,
+    ]
 
     def place(index: jax.Array, page: Any, in_page: Any, *_: Any) -> tuple[Any, ...]:
         return page[index], 0, in_page[index], 0
 
     def piece(index: jax.Array, page: Any, in_page: Any, aligned: Any, *_: Any) -> tuple[Any, ...]:
-        return 0, aligned[index], 0
+        return jnp.clip(aligned[index], 0, last_piece), 0  # outside lies nothing that is new
 
     def next_piece(index: jax.Array, page: Any, in_page: Any, aligned: Any, *_: Any) -> tuple[Any, ...]:
-        return 0, aligned[index] + 1, 0
+        return jnp.clip(aligned[index] + 1, 0, last_piece), 0
 
-    block = (1, num_tiles, group, LANES)
+    block = (1, pages.shape[1], group, LANES)
     return pl.pallas_call(
         _merge,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
             grid=(jnp.maximum(num_groups, 1),),  # none: rewrites a group as it is
             in_specs=[
-                pl.BlockSpec((num_tiles, group, LANES), piece),
-                pl.BlockSpec((num_tiles, group, LANES), next_piece),
+                pl.BlockSpec((group, lanes), piece),
+                pl.BlockSpec((group, lanes), next_piece),
                 pl.BlockSpec(block, place),
             ],
             out_specs=pl.BlockSpec(block, place),
@@ -73,7 +78,7 @@ def write_groups(
         ),
         name="write_pages",
         interpret=interpret,
-    )(*scalars, padded, padded, pages)
+    )(*scalars, new, new, pages)
 
 
 def row_shift(group: int, shift: jax.Array) -> jax.Array:
@@ -88,21 +93,22 @@ def _merge(
     shift_ref: Any,
     first_ref: Any,
     end_ref: Any,
-    piece_ref: Any,  # [L, group, 128]
-    next_ref: Any,  # [L, group, 128]
+    piece_ref: Any,  # [group, L * 128]
+    next_ref: Any,  # [group, L * 128]
     old_ref: Any,  # [1, L, group, 128]
     out_ref: Any,  # [1, L, group, 128]
 ) -> None:
     del page_ref, group_ref, aligned_ref
     step = pl.program_id(0)
-    num_tiles, group, _ = piece_ref.shape
+    _, num_tiles, group, _ = old_ref.shape
     shift, first, end = shift_ref[step], first_ref[step], end_ref[step]
     place = jax.lax.broadcasted_iota(jnp.int32, (group, LANES), 0)
     is_new = (place >= first) & (place < end)
     wide = jnp.float32 if jnp.issubdtype(out_ref.dtype, jnp.floating) else jnp.int32
 
     def one_tile(tile: jax.Array, _: None) -> None:
-        pieces = jnp.concatenate([piece_ref[tile].astype(wide), next_ref[tile].astype(wide)], axis=0)
+        lanes = pl.ds(pl.multiple_of(tile * LANES, LANES), LANES)
+        pieces = jnp.concatenate([ref[:, lanes].astype(wide) for ref in (piece_ref, next_ref)], axis=0)
         turned = pltpu.roll(pieces, row_shift(group, shift), 0)[:group]
         out_ref[0, tile] = jnp.where(is_new, turned, old_ref[0, tile].astype(wide)).astype(out_ref.dtype)
 
