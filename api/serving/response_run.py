@@ -111,6 +111,7 @@ class BackgroundRun:
         self._ended = ended
         self._log: list[StreamEvent] = []
         self._news = asyncio.Event()
+        self._abandoning: asyncio.Future[None] | None = None
         self._task = asyncio.create_task(self._make())
 
     async def _make(self) -> None:
@@ -141,6 +142,11 @@ class BackgroundRun:
         last: dict[str, Any] = {"type": "response.cancelled", "response": self._run.response.model_dump()}
         self._append({**last, "sequence_number": len(self._log)})
         self._ended()
+
+    def abandon(self) -> None:
+        """Cancels the work soon, if it has not ended: what it makes is no longer stored."""
+        if self._run.response.status not in _ENDED:
+            self._abandoning = asyncio.ensure_future(self.cancel())
 
     async def follow(self, after: int = -1) -> AsyncGenerator[StreamEvent, None]:
         """The events with a sequence number above ``after``, until the response has ended."""

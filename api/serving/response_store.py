@@ -23,6 +23,10 @@ class Run(Protocol):
         """About how many bytes it holds."""
         ...
 
+    def abandon(self) -> None:
+        """Nobody can ask for the response any more: ends what has not ended."""
+        ...
+
 
 @dataclass
 class StoredResponse:
@@ -131,3 +135,5 @@ class ResponseStore:
             if len(self._stored) <= self._most and self._bytes <= self._max_bytes and first.used > oldest:
                 return
             self._drop(first.response.id)
+            if first.run is not None:
+                first.run.abandon()

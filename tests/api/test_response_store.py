@@ -66,7 +66,10 @@ def test_the_number_is_bounded_and_use_keeps() -> None:
 
 def test_a_response_that_has_grown_is_measured_anew() -> None:
     class Events:
-        size = 0
+        size, abandoned = 0, False
+
+        def abandon(self) -> None:
+            self.abandoned = True
 
     store = ResponseStore(entries=100, max_bytes=5000, ttl_s=100)
     growing, events = stored("a"), Events()
@@ -75,7 +78,7 @@ def test_a_response_that_has_grown_is_measured_anew() -> None:
     store.put(stored("b"))
     events.size = 4500
     store.measure(growing)
-    assert ids(store, "a", "b") == ["b"]
+    assert ids(store, "a", "b") == ["b"] and events.abandoned
     store.measure(growing)  # it is gone, and takes no room
     store.put(stored("c"))
     assert ids(store, "a", "b", "c") == ["b", "c"]
