@@ -383,6 +383,8 @@ async def test_langchain_uses_it(server: Server) -> None:
         temperature=0,
         max_retries=0,
         extra_body={"ignore_eos": True},
+        # LangChain's own client is one for the process, and would outlive the event loop of this test.
+        http_async_client=openai.DefaultAsyncHttpxClient(),
     )
     history = [SystemMessage("Be kind."), HumanMessage("a"), AIMessage("b"), HumanMessage("c")]
     answer = llm.invoke(history)

@@ -110,3 +110,15 @@ def test_the_watch_sees_what_this_thread_compiles() -> None:
 def test_a_miss_names_the_program() -> None:
     with pytest.raises(RecompilationError, match=r"greedy.*was not compiled before ready"):
         ProgramCache()["greedy", 4]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o720])
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, mode: int) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    folder.chmod(mode)
+    store = ProgramStore(folder, jax.devices()[0])
+    compiled = jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile()
+    store.save("add", [jnp.ones(3)], compiled)
+    assert store.load("add", [jnp.ones(3)]) is None
+    assert not list(folder.iterdir())

@@ -5,7 +5,8 @@ the compilation only: it finds an entry by what a program lowers to, and tracing
 start would still spend its time on. Here an entry is found by everything that goes into the lowering: the
 sources of this package, the versions of the libraries, jax's settings, the device, the model, the shapes.
 
-A folder is as private as jax's cache is: both hold machine code that the process will run.
+What is in the folder is code that this process will run (machine code, and a pickle around it), as in jax's
+own cache. So a folder that another user owns or may write to is not used.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ class ProgramStore:
     def __init__(self, folder: Path, device: jax.Device):
         self._folder = folder
         self._device = device
+        self._usable = _make_private(folder)
         # Here and not in a thread that loads: some settings are a thread's own.
         self._environment = self._describe_environment()
 
     def load(self, name: str, arguments: Any) -> Any | None:
         """The executable of the program ``name`` for arguments of these shapes, or None. Thread-safe."""
+        if not self._usable:
+            return None
         path = self._path(name, arguments)
         try:
             executable, tree_in, tree_out = pickle.loads(path.read_bytes())
@@ -59,10 +63,11 @@ class ProgramStore:
 
         One that comes out of jax's persistent cache must not be given: on CPU it cannot be serialised again.
         """
+        if not self._usable:
+            return
         path = self._path(name, arguments)
         try:
             content = pickle.dumps(serialize_executable.serialize(compiled))
-            self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
                 file.write(content)
             os.replace(file.name, path)
@@ -104,6 +109,20 @@ class ProgramStore:
             _sources(),
         )
         return str(facts)
+
+
+def _make_private(folder: Path) -> bool:
+    """Makes ``folder`` where it is missing; whether it is there, and this user's alone to write to."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError as error:
+        logger.debug("no programs are kept in %s: %s", folder, error)
+        return False
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        logger.warning("%s is not used: other users may write to it, and programs in it are run", folder)
+        return False
+    return True
 
 
 def _sources() -> str:
