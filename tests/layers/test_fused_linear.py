@@ -108,7 +108,10 @@ def test_the_gate_far_out():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rounds_where_xla_rounds(dtype, monkeypatch):
-    """The XLA form's numbers, but for the order of the sums: a bfloat16 may differ in its last bit."""
+    """The XLA form's numbers, but for the order of the sums: a bfloat16 may differ in its last bit.
+
+    Of the largest numbers' last bit, that is: the residual cancels some, and their error stays.
+    """
     norm, x = norms(dtype)[0], draw(dtype, 5, FEATURES)
     gate, up = (layer(dtype, FEATURES, 64, bias=True) for _ in range(2))
     down = layer(dtype, 64, FEATURES, bias=True)
@@ -120,4 +123,4 @@ def test_rounds_where_xla_rounds(dtype, monkeypatch):
     monkeypatch.setattr(linear_module, "NATIVE_ROWS", {})
     xla = float64(mlp())
     tolerance = 1e-5 if dtype == "float32" else 2**-6
-    np.testing.assert_allclose(native, xla, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(native, xla, rtol=tolerance, atol=tolerance * np.abs(xla).max())

@@ -65,7 +65,8 @@ def test_decodes_any_ids_as_sentencepiece(pair, data):
     space = own.piece_to_id("<0x20>")
     while space in ids:
         ids.remove(space)
-    assert ours.decode(ids) == own.decode(ids)
+    # Special tokens go before anything is decoded, as in transformers; to sentencepiece they part bytes.
+    assert ours.decode(ids) == own.decode([i for i in ids if not own.is_control(i)])
 
 
 def test_facts(pair):
