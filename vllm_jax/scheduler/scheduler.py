@@ -43,15 +43,6 @@ from vllm_jax.sequence import Sequence, SequenceStatus
 _order = operator.attrgetter("order")
 
 
-_KEYS_LIKE_WEIGHTS = 4096
-"""Keys that a token of a chunk attends to in about the time of its products (measured on a CPU)."""
-
-
-def _with_attention(room: int, num_keys: int) -> int:
-    """Tokens behind ``num_keys`` others that cost what ``room`` tokens cost without their attention."""
-    return -(-room * _KEYS_LIKE_WEIGHTS // (_KEYS_LIKE_WEIGHTS + num_keys))
-
-
 class Scheduler:
     """Owns the sequences' ``status``, ``slot``, ``block_ids`` and counters from ``add`` until they finish.
 
@@ -230,9 +221,7 @@ class Scheduler:
         reserved = budget - self._room_for_long_prompts(len(rows), budget)
         chunks: list[ScheduledSequence] = []
         for seq in sorted(self._prefilling, key=_order):
-            room = budget
-            if self._is_long(seq):
-                room = _with_attention(budget - reserved, seq.num_computed_tokens) if reserved else budget
+            room = budget - reserved if self._is_long(seq) else budget
             if room > 0:
                 chunks.append(self._prefill(seq, room, resumed=False))
                 budget -= chunks[-1].num_tokens
