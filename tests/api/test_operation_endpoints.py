@@ -52,7 +52,8 @@ def test_load_counts_requests_in_flight(server: Server) -> None:
         assert client.get("/load").json() == {"server_load": 0}
         body = {"prompt": ["a"] * 100, "max_tokens": 250, "ignore_eos": True, "stream": True}
         with client.stream("POST", "/v1/completions", json=body) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # kept: where the iterator goes, httpx closes the connection
+            next(lines)
             assert 90 < client.get("/load").json()["server_load"] <= 100
         server.wait_until_idle()
         assert client.get("/load").json() == {"server_load": 0}
