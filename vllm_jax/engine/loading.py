@@ -307,7 +307,9 @@ def _runner(
         pooling=pooling,
         hidden=(loaded.config.hidden_size, dtype),
         identity=f"{loaded.family.model_type} {loaded.config} {dtype}",
-        store=None if programs_folder is None else ProgramStore(programs_folder, device),
+        store=ProgramStore(programs_folder, device)
+        if config.parallel.keep_executables and programs_folder is not None
+        else None,
         forbid_recompile=config.parallel.forbid_recompile,
     )
     return runner, kv_spec
