@@ -31,8 +31,9 @@ from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
 
 logger = logging.getLogger(__name__)
 
-GRAMMAR_TIMEOUT_S = 10.0
-"""Time to compile the grammar of a structured output, waiting for a thread included."""
+GRAMMAR_TIMEOUT_S = 30.0
+"""Time that a structured output may wait for a thread to be compiled in, and time to compile it there.
+The compiler's own limit, in processor time, is shorter."""
 _GRAMMAR_THREADS = 2
 
 
@@ -123,11 +124,15 @@ class ServerContext:
     async def _prepare(self, params: SamplingParams) -> PreparedParams:
         """Holds the parameters to the model, once for all prompts and off the event loop.
 
-        Many long ``bad_words`` take their time. A grammar may take for ever: it gets one of a few threads
-        of its own, and a time limit.
+        Many long ``bad_words`` take their time. A grammar that has to be compiled gets one of a few threads
+        of its own, so that expensive ones wait for each other and nobody else does.
+
+        Raises:
+            InvalidRequestError: they cannot be honoured.
+            OverloadedError: too many grammars are being compiled.
         """
         output = params.structured_output
-        if output is None:
+        if output is None or self.engine.knows_grammar(output):
             return await asyncio.to_thread(self.engine.prepare_params, params)
         try:
             return await self.grammar_threads.run(lambda: self.engine.prepare_params(params))

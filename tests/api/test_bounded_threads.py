@@ -11,6 +11,7 @@ import pytest
 from server_process import REPO
 
 from api.serving.bounded_threads import BoundedThreads
+from vllm_jax.errors import OverloadedError
 
 
 def test_results_and_errors_come_back() -> None:
@@ -52,17 +53,33 @@ def test_hung_work_is_bounded_and_its_place_comes_back_when_it_ends() -> None:
     async def scenario() -> None:
         threads = BoundedThreads(2, 0.2)
         results = await asyncio.gather(*(threads.run(hang) for _ in range(5)), return_exceptions=True)
-        assert [type(r) for r in results] == [TimeoutError] * 5
+        assert [type(r) for r in results] == [TimeoutError] * 2 + [OverloadedError] * 3
         assert len(started) == 2
-        with pytest.raises(TimeoutError):
+        with pytest.raises(OverloadedError, match=r"within 0\.2 s"):
             await threads.run(lambda: 1)
         release.set()
         while True:
             try:
                 assert await threads.run(lambda: 1) == 1
                 return
-            except TimeoutError:
+            except OverloadedError:
                 continue
+
+    asyncio.run(scenario())
+
+
+def test_few_may_wait() -> None:
+    release = threading.Event()
+
+    async def scenario() -> None:
+        threads = BoundedThreads(1, 30, max_waiting=2)
+        tasks = [asyncio.create_task(threads.run(release.wait)) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="2 requests wait"):
+            await threads.run(release.wait)
+        release.set()
+        assert await asyncio.gather(*tasks) == [True] * 3
+        assert await threads.run(lambda: 1) == 1
 
     asyncio.run(scenario())
 

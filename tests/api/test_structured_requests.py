@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import httpx
@@ -15,6 +16,7 @@ from server_process import Server
 from sse_reader import read_events, texts
 
 import api.serving.context
+from api.serving.bounded_threads import BoundedThreads
 
 MESSAGES = [{"role": "user", "content": "Where is the station?"}]
 COLOURS = {"type": "string", "enum": ["red", "green"]}
@@ -137,6 +139,36 @@ def test_compiling_has_a_time_limit(make_client: Any, monkeypatch: pytest.Monkey
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["param"] == "guided_regex" and "compiled" in error["message"]
+
+
+def test_when_all_threads_compile_others_are_told_to_come_later(make_client: Any) -> None:
+    client = make_client()
+    assert re.fullmatch("a[0-9]{2}", text_of(client, guided_regex="a[0-9]{2}"))
+    client.app.state.context.grammar_threads = BoundedThreads(0, 0.01, name="grammar")
+    response = chat(client, guided_regex="b[0-9]{2}")
+    assert response.status_code == 503 and int(response.headers["retry-after"]) > 0
+    assert response.json()["error"]["type"] == "Service Unavailable"
+    assert re.fullmatch("a[0-9]{2}", text_of(client, guided_regex="a[0-9]{2}")), "a known grammar needs none"
+    assert chat(client, max_tokens=2).status_code == 200
+
+
+def test_a_bomb_ends_neither_the_server_nor_others_answers(server: Server) -> None:
+    """Links that overflow the compiler's stack, sent while other requests are answered."""
+    links = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(5000)}
+    bomb = {"$defs": {**links, "d5000": {}}, "$ref": "#/$defs/d0"}
+    with server.client() as client, ThreadPoolExecutor(6) as pool:
+
+        def send(i: int) -> httpx.Response:
+            body = {"messages": MESSAGES, "max_tokens": 100}
+            extra = {"guided_json": bomb} if i % 2 else {"guided_regex": f"{i}[a-z]{{3}}"}
+            return client.post("/v1/chat/completions", json={**body, **extra})
+
+        answers = list(pool.map(send, range(6)))
+    for i, answer in enumerate(answers):
+        if i % 2:
+            assert answer.status_code == 400 and answer.json()["error"]["param"] == "guided_json"
+        else:
+            assert re.fullmatch(f"{i}[a-z]{{3}}", answer.json()["choices"][0]["message"]["content"])
 
 
 class Light(pydantic.BaseModel):

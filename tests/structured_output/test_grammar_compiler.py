@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import tiny_models
 from vllm_jax.errors import InvalidRequestError
 from vllm_jax.structured_output.compiler import GrammarCompiler
 from vllm_jax.structured_output.grammar import GrammarState, MaskMaker
+from vllm_jax.structured_output.trials import MAX_PROCESSES
 from vllm_jax.structured_output.vocabulary import Vocabulary
 from vllm_jax.structured_output_params import StructuredOutput
 from vllm_jax.tokenizer.loader import load_tokenizer
@@ -240,6 +243,10 @@ def test_lark_and_gbnf(compiler, vocabulary, grammar: str, regex: str) -> None:
         ({"json_schema": '{"$ref": "https://example.com/schema.json"}'}, "reference|registry|fetch"),
         ({"json_schema": '{"type": "integer", "minimum": 5, "maximum": 3}'}, "Unsatisfiable"),
         ({"json_schema": '{"$ref": "#"}'}, "cannot be honoured"),
+        (
+            {"json_schema": json.dumps({"type": "object", "properties": {f"p{i}": {} for i in range(1001)}})},
+            "at most 1000 properties",
+        ),
         ({"json_schema": '{"oneOf": [{"minLength": 1}, {"minLength": 2}]}'}, "oneOf"),
         ({"grammar": "start: nothing"}, "unknown name"),
         ({"grammar": "whatever"}, "neither Lark"),
@@ -281,6 +288,29 @@ BOMBS = {
     "properties": {
         "json_schema": json.dumps({"type": "object", "properties": {f"p{i}": {} for i in range(2000)}})
     },
+    "large choice": {"json_schema": json.dumps({"enum": [f"value{i:08d}" for i in range(12_000)]})},
+    "required": {
+        "json_schema": json.dumps(
+            {
+                "type": "object",
+                "properties": {f"p{i}": {"type": "integer"} for i in range(3000)},
+                "required": [f"p{i}" for i in range(3000)],
+            }
+        )
+    },
+    "union": {
+        "json_schema": json.dumps(
+            {"anyOf": [{"type": "object", "properties": {"k": {"const": i}, "v": {}}} for i in range(1000)]}
+        )
+    },
+    "classes": {"regex": r"(\w{1,1000} ){1,1000}"},
+    "late": {"regex": "(a|b)*a(a|b){300}"},
+    "separated": {"regex": "(.*)(a.{0,200}b){5}"},
+    "ambiguous": {"grammar": 'start: s\ns: s s s | s s | "x" | "y" |'},
+    "intersection": {
+        "grammar": "start: A\nA: " + " & ".join(f"/(.*{c}.{{20}}){{3,}}.*/" for c in "abcdefghijkl")
+    },
+    "complement": {"grammar": "start: A\nA: ~/(.*a.{30}b.*)/ & ~/(.*c.{25}d.*)/ & /.{50,}/"},
 }
 
 
@@ -299,6 +329,82 @@ def test_bombs_are_refused_or_cost_little(compiler, vocabulary, fields: dict[str
                 break
             consume(state, int(rng.choice(allowed(state))))
     assert time.process_time() - before < 20
+
+
+def _chain(link: Any, last: Any) -> str:
+    definitions = {f"d{i}": link(f"#/$defs/d{i + 1}") for i in range(2500)}
+    return json.dumps({"$defs": {**definitions, "d2500": last}, "$ref": "#/$defs/d0"})
+
+
+OVERFLOWS = {
+    "references": {"json_schema": _chain(lambda to: {"$ref": to}, {"type": "null"})},
+    "objects": {"json_schema": _chain(lambda to: {"type": "object", "properties": {"a": {"$ref": to}}}, {})},
+    "rules": {
+        "grammar": "start: r0\n"
+        + "\n".join(f"r{i}: r{i + 1} r{i + 1} | r{i + 1}" for i in range(8000))
+        + '\nr8000: "x"'
+    },
+    "optional rules": {
+        "grammar": 'start: r0 "x"\n'
+        + "\n".join(f"r{i}: r{i + 1}? r{i + 1}?" for i in range(3000))
+        + '\nr3000: "x"?'
+    },
+}
+
+
+@pytest.mark.parametrize("fields", OVERFLOWS.values(), ids=OVERFLOWS)
+def test_what_overflows_the_stack_is_refused(compiler, fields: dict[str, Any]) -> None:
+    """The native compiler recurses without a limit, and would take the whole process with it."""
+    with pytest.raises(InvalidRequestError, match="takes more than 10 s, or too much memory or nesting"):
+        compiler.compile(StructuredOutput(**fields, param="guided_json"))
+    assert start(compiler, regex="ab?").error is None
+
+
+def test_schemas_may_nest_a_good_deal(compiler) -> None:
+    definitions = {
+        f"d{i}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(200)
+    }
+    start(compiler, json_schema=json.dumps({"$defs": {**definitions, "d200": {}}, "$ref": "#/$defs/d0"}))
+
+
+def test_what_does_not_end_is_ended(vocabulary) -> None:
+    """Nothing in the compiler bounds the automaton of these patterns' intersection."""
+    compiler = GrammarCompiler(vocabulary, max_seconds=0.5)
+    patterns = [{"type": "string", "pattern": f".*a.{{{i}}}b.*"} for i in range(30)]
+    bomb = StructuredOutput(json_schema=json.dumps({"allOf": patterns}), param="response_format")
+    before = time.process_time()
+    for _ in range(2):
+        with pytest.raises(InvalidRequestError, match=r"takes more than 0\.5 s") as caught:
+            compiler.compile(bomb)
+        assert caught.value.param == "response_format"
+        compiler.compile(StructuredOutput(regex="ab?"))
+    assert time.process_time() - before < 1, "the work was done in this process"
+
+
+def test_no_process_is_left_behind(vocabulary) -> None:
+    compiler = GrammarCompiler(vocabulary)
+    compiler.compile(StructuredOutput(regex="ab?"))
+    process = compiler._trials._idle[0]._process
+    del compiler
+    gc.collect()
+    assert process.returncode is not None
+
+
+def test_compiling_in_many_threads(vocabulary) -> None:
+    compiler = GrammarCompiler(vocabulary)
+    with ThreadPoolExecutor(8) as pool:
+        grammars = list(pool.map(lambda i: compiler.compile(StructuredOutput(regex=f"{i}+")), range(64)))
+    for i, grammar in enumerate(grammars):
+        texts = {vocabulary.tokens[token] for token in allowed(grammar.start(frozenset({EOS}), frozenset()))}
+        assert str(i)[:1].encode() in texts
+    assert 1 <= len(compiler._trials._idle) <= MAX_PROCESSES
+
+
+def test_a_grammar_knows_the_special_tokens(compiler, vocabulary) -> None:
+    name = vocabulary.tokens[0].decode()
+    assert allowed(start(compiler, grammar=f'start: {name} "a"')) == [0]
+    with pytest.raises(InvalidRequestError, match="cannot be honoured"):
+        start(compiler, grammar='start: <|nobody|> "a"')
 
 
 def test_the_cache_keeps_the_last_ones(vocabulary) -> None:

@@ -30,7 +30,7 @@ from vllm_jax.errors import EngineDeadError
 from vllm_jax.metrics import Metrics
 from vllm_jax.outputs import RequestOutput
 from vllm_jax.progress import ProgressReport, no_progress
-from vllm_jax.sampling_params import SamplingParams
+from vllm_jax.sampling_params import SamplingParams, StructuredOutput
 from vllm_jax.tokenizer.base import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -208,6 +208,10 @@ class AsyncEngine:
             InvalidRequestError: they cannot be honoured.
         """
         return self._engine.prepare_params(params)
+
+    def knows_grammar(self, output: StructuredOutput) -> bool:
+        """Whether the grammar of ``output`` has been compiled and kept. Thread-safe."""
+        return self._engine.knows_grammar(output)
 
     def abort(self, request_id: str) -> None:
         """Ends a request: its stream gets a last delta with reason "abort". Unknown ids are ignored."""

@@ -31,7 +31,7 @@ from vllm_jax.outputs import RequestOutput
 from vllm_jax.runner.compile_watch import CompilationWatch
 from vllm_jax.runner.model_runner import DispatchedStep, ModelRunner
 from vllm_jax.sampling.seeds import fresh_seed
-from vllm_jax.sampling_params import SamplingParams
+from vllm_jax.sampling_params import SamplingParams, StructuredOutput
 from vllm_jax.scheduled_batch import ScheduledBatch
 from vllm_jax.scheduler.scheduler import Scheduler
 from vllm_jax.structured_output.compiler import GrammarCompiler
@@ -83,6 +83,10 @@ class LLMEngine:
             InvalidRequestError: they cannot be honoured.
         """
         return prepare_params(params, self.info, self.tokenizer, self._grammars)
+
+    def knows_grammar(self, output: StructuredOutput) -> bool:
+        """Whether the grammar of ``output`` has been compiled and kept. Thread-safe."""
+        return self._grammars is not None and self._grammars.known(output) is not None
 
     def prepare(self, request: Request, prepared: PreparedParams | None = None) -> PreparedRequest:
         """Checks a request and makes its sequences. Thread-safe; may run while a step does.

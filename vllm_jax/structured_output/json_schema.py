@@ -31,6 +31,10 @@ _MAX_DIVISOR = 20_000
 """The automaton of ``multipleOf`` has as many states as the divisor, and combined divisors multiply."""
 
 
+_MAX_OPTIONAL = 1_000
+"""Properties of one object that may be left out: each adds to the work of every step."""
+
+
 def compiler_schema(output: StructuredOutput) -> str:
     """The JSON text that the grammar compiler gets for a JSON constraint.
 
@@ -49,6 +53,11 @@ def compiler_schema(output: StructuredOutput) -> str:
         if output.disable_additional_properties and "properties" in node:
             node.setdefault("additionalProperties", False)
         node.pop("x-guidance", None)
+        if _num_optional(node) > _MAX_OPTIONAL:
+            raise InvalidRequestError(
+                f"{output.param}: an object must have at most {_MAX_OPTIONAL} properties that are optional",
+                output.param,
+            )
         divisor = math.lcm(divisor, _digits(node.get("multipleOf")))
         if divisor > _MAX_DIVISOR:
             raise InvalidRequestError(
@@ -79,6 +88,14 @@ def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
                 waiting += value
             if keyword in _NAMED_SCHEMAS and isinstance(value, dict):
                 waiting += value.values()
+
+
+def _num_optional(node: dict[str, Any]) -> int:
+    properties, required = node.get("properties"), node.get("required")
+    if not isinstance(properties, dict):
+        return 0
+    names = required if isinstance(required, list) else []
+    return len(properties.keys() - {name for name in names if isinstance(name, str)})
 
 
 def _digits(divisor: Any) -> int:

@@ -51,6 +51,12 @@ class Vocabulary:
         """The grammar engine's own view. Takes about half a second for 128k tokens."""
         return LLTokenizer(TokenizerWrapper(_Source(self, self._tokenizer)), eos_token=[self.size])
 
+    @property
+    def special_texts(self) -> dict[int, str]:
+        """What grammars call the special tokens."""
+        ids = sorted(self.special_token_ids | self.eos_token_ids)
+        return {i: self._tokenizer.token_bytes(i).decode("utf-8", "replace") for i in ids}
+
     @cached_property
     def usable(self) -> np.ndarray:
         """``[W]`` uint32: every id with a text, but for EOS."""
