@@ -163,7 +163,7 @@ def our_program(shape: Shape, chip: str, alibi: bool) -> Program:
         seen = [(step + 1) * sizes.q_tokens for step in range(steps)]
     kv_blocks = sum(-(-keys // sizes.kv_tokens) for keys in seen) / steps
     pages = sum(-(-keys // shape.page) for keys in seen) / steps / kv_blocks
-    group = blocks.write_group(bf16, shape.page)
+    group = min(shape.page, layout.tile_rows(bf16))
     clear = sum(-(-(shape.page - end) // group) for end in range(1, shape.page)) / shape.page / kv_blocks
     return Program(
         layer,

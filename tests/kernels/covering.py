@@ -15,11 +15,10 @@ Row = tuple[Any, ...]
 def covering(
     factors: Mapping[str, Sequence[Any]],
     *,
-    allowed: Callable[[Row], bool] = lambda row: True,
     cost: Callable[[Row], float] = lambda row: 1.0,
     focus: str | None = None,
 ) -> list[Row]:
-    """Rows, a value for each factor, that hold every pair which an allowed row can hold.
+    """Rows, a value for each factor, that hold every pair there is.
 
     Cheap ones are preferred. With a ``focus`` only pairs with a value of that factor count. The same
     arguments always give the same rows.
@@ -28,7 +27,6 @@ def covering(
     wanted = {
         pair
         for row in product(*factors.values())
-        if allowed(row)
         for pair in pairs(row)
         if place is None or place in (pair[0][0], pair[1][0])
     }
@@ -37,7 +35,7 @@ def covering(
         chance, missing, rows = random.Random(seed), set(wanted), []
         while missing:
             drawn = [tuple(chance.choice(values) for values in factors.values()) for _ in range(CANDIDATES)]
-            rows.append(max(filter(allowed, drawn), key=lambda row: len(missing & pairs(row)) / cost(row)))
+            rows.append(max(drawn, key=lambda row: len(missing & pairs(row)) / cost(row)))
             missing -= pairs(rows[-1])
         found.append(rows)
     return min(found, key=lambda rows: sum(map(cost, rows)))

@@ -21,7 +21,7 @@ KINDS = {"v5e": "TPU v5 lite", "v6e": "TPU v6 lite", "v5p": "TPU v5p"}
 GRID = [
     # chip, heads, KV heads, head dim, page, dtype, dtype of the pages, decode only
     ("v5e", 32, 32, 128, 16, "bfloat16", "bfloat16", True),
-    ("v5e", 8, 2, 64, 32, "bfloat16", "float8_e4m3fn", False),
+    ("v5e", 8, 2, 64, 16, "bfloat16", "float8_e4m3fn", False),
     ("v5p", 6, 6, 80, 128, "bfloat16", "bfloat16", False),
     ("v5p", 8, 1, 96, 64, "float32", "float32", True),
     ("v6e", 8, 4, 256, 256, "bfloat16", "int8", True),

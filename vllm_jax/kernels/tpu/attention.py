@@ -43,11 +43,6 @@ def check_combination(
         raise ConfigError(f"TPU attention has no kernel for head dim {head_dim}; one of {HEAD_DIMS}")
     if page_size not in PAGE_SIZES:
         raise ConfigError(f"TPU attention has no kernel for --block-size {page_size}; one of {PAGE_SIZES}")
-    if jnp.dtype(kv_dtype).itemsize == 1 and page_size < 32:
-        raise ConfigError(
-            f"TPU attention needs a --block-size of at least 32 for pages of {jnp.dtype(kv_dtype)}, "
-            f"got {page_size}"
-        )
 
 
 def paged_attention(
@@ -118,10 +113,10 @@ def paged_attention(
     mixed = not metadata.decode_only and num_tokens > 1
     row_token = jnp.where(decodes, metadata.cu_q_lens[:-1], num_tokens)
     if mixed:
-        rows = blocks.write_group(kv_pages.dtype, page_size)
-        groups, num_groups = plan.row_groups(metadata, num_tokens, page_size, rows)
+        group_size = layout.split_pages(kv_pages).shape[3]
+        groups, num_groups = plan.row_groups(metadata, num_tokens, page_size, group_size)
         kv_pages = write.write_groups(
-            kv_pages, new, groups, num_groups, rows, vmem_bytes=decode.sizes.vmem_bytes, interpret=interpret
+            kv_pages, new, groups, num_groups, vmem_bytes=decode.sizes.vmem_bytes, interpret=interpret
         )
     by_row = metadata.decode_only
     row_q = q if by_row else flat_q.at[row_token].get(mode="clip").reshape(num_seqs, num_heads, head_dim)

@@ -84,11 +84,6 @@ def current_chip() -> Chip:
     return CHIPS[version]
 
 
-def write_group(dtype: jnp.dtype, page_size: int) -> int:
-    """Neighbouring tokens of a page that are written together: whole tiles of the dtype, within a page."""
-    return min(page_size, SUBLANES * 4 // jnp.dtype(dtype).itemsize)
-
-
 def vmem_bytes(units: HeadUnits, sizes: BlockSizes, q_dtype: jnp.dtype, kv_dtype: jnp.dtype) -> int:
     """Bytes of all buffers of an attention call: what the pipeline doubles, counted twice."""
     q_bytes, kv_bytes = jnp.dtype(q_dtype).itemsize, jnp.dtype(kv_dtype).itemsize

@@ -35,8 +35,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from vllm_jax.kernels.tpu.blocks import BlockSizes, write_group
-from vllm_jax.kernels.tpu.layout import LANES, HeadUnits
+from vllm_jax.kernels.tpu.blocks import BlockSizes
+from vllm_jax.kernels.tpu.layout import LANES, HeadUnits, split_pages
 from vllm_jax.kernels.tpu.plan import Pairs
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
@@ -79,9 +79,9 @@ class _Refs:
     """The references of one call. Scalars in SMEM: those of :class:`Pairs`, and ``table [S * P]``.
 
     ``slopes`` and ``sinks [U, M, 128]`` or None and ``new [1, L, 1, 128]`` or None are VMEM blocks, ``pages
-    [N, L, page, 128]`` is in HBM. ``buffers [2, L, C, 128]``, ``peak``, ``total [U, M, 128]`` (equal lanes),
-    ``acc [U, M, W]`` and ``written [L, group, 128]`` stay from step to step; ``turn [1]`` is the buffer whose
-    turn it is.
+    [N, L, page / group, group, 128]`` is in HBM. ``buffers [2, L, C / group, group, 128]``, ``peak``, ``total
+    [U, M, 128]`` (equal lanes), ``acc [U, M, W]`` and ``written [L, group, 128]`` stay from step to step;
+    ``turn [1]`` is the buffer whose turn it is.
 
     ``q [U, M, W]`` and ``out [U, M, W]`` are VMEM blocks. In a flat call ``flat_q`` and ``out`` are blocks
     ``[B, H * D]``, and ``q`` is scratch, filled at the beginning of a step.
@@ -131,7 +131,8 @@ def attend(
     num_tiles = pages.shape[1]
     key_lanes = units.keys.num_tiles * LANES
     value_lanes = units.values.num_tiles * LANES
-    group = write_group(pages.dtype, call.page_size)
+    pages_shape, pages = pages.shape, split_pages(pages)
+    group = pages.shape[3]
 
     def step_block(index: jax.Array, first: Any, block: Any, *_: Any) -> tuple[Any, ...]:
         del first
@@ -167,7 +168,7 @@ def attend(
     out_shape = [jax.ShapeDtypeStruct(results_shape, q.dtype)]
     out_specs = [out_spec]
     scratch = [
-        pltpu.VMEM((2, num_tiles, sizes.kv_tokens, LANES), pages.dtype),
+        pltpu.VMEM((2, num_tiles, sizes.kv_tokens // group, group, LANES), pages.dtype),
         pltpu.SemaphoreType.DMA((2,)),
         pltpu.VMEM((units.num_units, num_rows, LANES), jnp.float32),
         pltpu.VMEM((units.num_units, num_rows, LANES), jnp.float32),
@@ -238,7 +239,7 @@ def attend(
         name="paged_decode" if call.writes else "paged_prefill",
         interpret=interpret,
     )(*scalars, *inputs)
-    return results[0], results[1] if call.writes else pages
+    return results[0], (results[1] if call.writes else pages).reshape(pages_shape)
 
 
 def _step(call: AttentionCall, refs: _Refs) -> None:
@@ -297,7 +298,7 @@ def _step(call: AttentionCall, refs: _Refs) -> None:
 
         @pl.when((step == pl.num_programs(0) - 1) & (num_pairs > 0))
         def _last_write() -> None:
-            _sent_group(refs, 0, 0, refs.written.shape[1]).wait()
+            _sent_group(refs, 0, 0).wait()
 
 
 def _stack_queries(call: AttentionCall, refs: _Refs, unit: jax.Array) -> None:
@@ -435,7 +436,7 @@ def _attend_units(
         for tile in range(call.units.keys.num_tiles):
             part = dot(
                 refs.q[unit, :, tile * LANES : (tile + 1) * LANES],
-                _as(refs.buffers[slot, key_tile + tile], dtype),
+                _tile(refs, slot, key_tile + tile, dtype),
                 _TRANSPOSED,
             )
             total = part if tile == 0 else total + part
@@ -462,15 +463,15 @@ def _attend_units(
         refs.total[unit] = refs.total[unit] * fade + sums[rows]
         for tile in range(call.units.values.num_tiles):
             lanes = slice(tile * LANES, (tile + 1) * LANES)
-            values = _as(refs.buffers[slot, value_tile + tile], dtype)
+            values = _tile(refs, slot, value_tile + tile, dtype)
             part = dot(unit_weights, values, (((1,), (0,)), ((), ())))
             refs.acc[unit, :, lanes] = refs.acc[unit, :, lanes] * fade + part
 
 
 def _clear_buffers(refs: _Refs) -> None:
     """Zeroes both buffers, once: what lies in VMEM may be NaN, and 0 * NaN is NaN."""
-    num_tiles, size = refs.buffers.shape[1:3]
-    zeros = jnp.zeros((size, LANES), jnp.float32).astype(refs.buffers.dtype)
+    num_tiles = refs.buffers.shape[1]
+    zeros = jnp.zeros(refs.buffers.shape[2:], jnp.float32).astype(refs.buffers.dtype)
 
     def one_tile(tile: jax.Array, _: None) -> None:
         refs.buffers[0, tile] = zeros
@@ -484,17 +485,14 @@ def _clear_values(call: AttentionCall, refs: _Refs, slot: jax.Array, end: jax.Ar
 
     Whatever else a buffer holds was visible to some pair, or was cleared.
     """
-    num_tiles = refs.buffers.shape[1]
-    group = write_group(refs.buffers.dtype, call.page_size)
+    num_tiles, _, group, _ = refs.buffers.shape[1:]
     row = jax.lax.broadcasted_iota(jnp.int32, (group, LANES), 0)
 
     def one_group(index: jax.Array, _: None) -> None:
-        start = pl.multiple_of(index * group, group)
-
         def one_tile(tile: jax.Array, _: None) -> None:
-            values = refs.buffers[slot, tile, pl.ds(start, group), :].astype(jnp.float32)
-            kept = jnp.where(start + row < end, values, 0.0).astype(refs.buffers.dtype)
-            refs.buffers[slot, tile, pl.ds(start, group), :] = kept
+            values = refs.buffers[slot, tile, index].astype(jnp.float32)
+            kept = jnp.where(index * group + row < end, values, 0.0).astype(refs.buffers.dtype)
+            refs.buffers[slot, tile, index] = kept
 
         jax.lax.fori_loop(min(call.units.values.first), num_tiles, one_tile, None)
 
@@ -504,11 +502,12 @@ def _clear_values(call: AttentionCall, refs: _Refs, slot: jax.Array, end: jax.Ar
     )
 
 
-def _as(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Stored numbers as the products take them; narrow ones go through float32."""
-    if x.dtype == dtype:
-        return x
-    return x.astype(jnp.float32).astype(dtype)
+def _tile(refs: _Refs, slot: jax.Array, tile: Any, dtype: jnp.dtype) -> jax.Array:
+    """A tile of a buffer ``[C, 128]`` as the products take it; narrow numbers go through float32."""
+    x = refs.buffers[slot, tile]  # [C / group, group, 128]
+    if x.dtype != dtype:
+        x = x.astype(jnp.float32).astype(dtype)
+    return x.reshape(-1, LANES)
 
 
 # --- copies -------------------------------------------------------------------------------------------
@@ -532,15 +531,16 @@ def _each_page(
 ) -> None:
     """``act`` on the copy of every page of the block that holds a key the pair sees."""
     size, page_size = call.sizes.kv_tokens, call.page_size
+    groups = page_size // refs.buffers.shape[3]  # of a page
     begin = jnp.maximum(refs.pairs.begin[pair], block * size)
     end = jnp.minimum(refs.pairs.end[pair], (block + 1) * size)
 
     def one_page(index: jax.Array, _: None) -> None:
-        place = pl.multiple_of(index * page_size - block * size, page_size)
+        first = (index - block * (size // page_size)) * groups
         act(
             pltpu.make_async_copy(
                 refs.pages.at[_page_number(call, refs, pair, index)],
-                refs.buffers.at[slot, :, pl.ds(place, page_size), :],
+                refs.buffers.at[slot, :, pl.ds(first, groups)],
                 refs.arrived.at[slot],
             )
         )
@@ -556,36 +556,34 @@ def _wait_copy(copy: Any) -> None:
     copy.wait()
 
 
-def _sent_group(refs: _Refs, page: Any, place: Any, group: int) -> Any:
+def _sent_group(refs: _Refs, page: Any, group: Any) -> Any:
     """The copy of the written group of rows to its place in HBM."""
-    return pltpu.make_async_copy(refs.written, refs.pages.at[page, :, pl.ds(place, group), :], refs.sent)
+    return pltpu.make_async_copy(refs.written, refs.pages.at[page, :, group], refs.sent)
 
 
 def _write_token(
     call: AttentionCall, refs: _Refs, pair: jax.Array, block: jax.Array, slot: jax.Array
 ) -> None:
     """Puts the pair's new token into the buffer and sends the rows around it to HBM."""
-    group = refs.written.shape[1]
+    height = jnp.int32(refs.written.shape[1])
     position = refs.pairs.position[pair]
-    place = position - block * call.sizes.kv_tokens
-    start = pl.multiple_of(jax.lax.div(place, jnp.int32(group)) * group, group)
-    in_page = pl.multiple_of(
-        jax.lax.div(jax.lax.rem(position, jnp.int32(call.page_size)), jnp.int32(group)) * group, group
-    )
+    group = jax.lax.div(position - block * call.sizes.kv_tokens, height)
+    in_page = jax.lax.div(jax.lax.rem(position, jnp.int32(call.page_size)), height)
 
     @pl.when(pair > 0)
     def _earlier_write() -> None:
-        _sent_group(refs, 0, 0, group).wait()
+        _sent_group(refs, 0, 0).wait()
 
     wide = jnp.float32 if jnp.issubdtype(refs.written.dtype, jnp.floating) else jnp.int32
-    is_new = jax.lax.broadcasted_iota(jnp.int32, (group, LANES), 0) == place - start
+    row = jax.lax.broadcasted_iota(jnp.int32, refs.written.shape[1:], 0)
+    is_new = row == jax.lax.rem(position, height)
 
     def one_tile(tile: jax.Array, _: None) -> None:
-        old = refs.buffers[slot, tile, pl.ds(start, group), :].astype(wide)
+        old = refs.buffers[slot, tile, group].astype(wide)
         merged = jnp.where(is_new, refs.new[0, tile].astype(wide), old).astype(refs.written.dtype)
-        refs.buffers[slot, tile, pl.ds(start, group), :] = merged
+        refs.buffers[slot, tile, group] = merged
         refs.written[tile] = merged
 
     jax.lax.fori_loop(0, refs.written.shape[0], one_tile, None)
     page = _page_number(call, refs, pair, jax.lax.div(position, jnp.int32(call.page_size)))
-    _sent_group(refs, page, in_page, group).start()
+    _sent_group(refs, page, in_page).start()

@@ -53,6 +53,22 @@ def pages_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype(dtype)
 
 
+def tile_rows(dtype: jnp.dtype) -> int:
+    """Sublanes of a whole tile of a dtype: 8, 16 or 32."""
+    return SUBLANES * 4 // jnp.dtype(dtype).itemsize
+
+
+def split_pages(pages: jax.Array) -> jax.Array:
+    """``[N, L, page, 128]`` -> ``[N, L, page / group, group, 128]``, the same bytes.
+
+    A *group* is what is written together: whole tiles of the dtype, or a page that is smaller. As an axis of
+    its own it needs no alignment: pages of 16 tokens of one byte are half tiles, and yet whole groups.
+    """
+    num_pages, tiles, page_size, lanes = pages.shape
+    group = min(page_size, tile_rows(pages.dtype))
+    return pages.reshape(num_pages, tiles, page_size // group, group, lanes)
+
+
 @dataclass(frozen=True)
 class Window:
     """Where units lie: tile ``first[u]`` starts unit u's window, ``offset[u]`` is its first lane there."""
@@ -136,8 +152,7 @@ def is_flat(units: HeadUnits, block: int, dtype: jnp.dtype) -> bool:
 
     Where heads are whole tiles of lanes and blocks of tokens whole tiles of sublanes; decode has one token.
     """
-    tile = SUBLANES * 4 // jnp.dtype(dtype).itemsize
-    return units.heads == 1 and units.head_dim % LANES == 0 and block % tile == 0
+    return units.heads == 1 and units.head_dim % LANES == 0 and block % tile_rows(dtype) == 0
 
 
 def pad_tokens(x: jax.Array, block: int) -> jax.Array:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from vllm_jax.kernels.tpu.layout import LANES, pad_tokens
+from vllm_jax.kernels.tpu.layout import LANES, pad_tokens, split_pages, tile_rows
 from vllm_jax.kernels.tpu.plan import RowGroups
 
 
@@ -30,25 +30,26 @@ def write_groups(
     new: jax.Array,  # [T, L * 128] in the pages' dtype
     groups: RowGroups,
     num_groups: jax.Array,
-    group: int,
     *,
     vmem_bytes: int,
     interpret: Any,
 ) -> jax.Array:
-    """Rewrites ``num_groups`` groups of ``group`` rows; everything else in ``pages`` stays as it is."""
-    new = pad_tokens(new, group)
-    last_piece, lanes = new.shape[0] // group - 1, new.shape[1]
+    """Rewrites ``num_groups`` groups of rows; everything else in ``pages`` stays as it is."""
+    height = tile_rows(pages.dtype)  # of a piece; a group is smaller in small pages
+    new = pad_tokens(new, height)
+    last_piece, lanes = new.shape[0] // height - 1, new.shape[1]
+    pages_shape, pages = pages.shape, split_pages(pages)
     scalars = [
         groups.page,
         groups.group,
-        groups.token // group,
-        groups.token % group,
+        groups.token // height,
+        groups.token % height,
         groups.first,
         groups.end,
     ]
 
     def place(index: jax.Array, page: Any, in_page: Any, *_: Any) -> tuple[Any, ...]:
-        return page[index], 0, in_page[index], 0
+        return page[index], 0, in_page[index], 0, 0
 
     def piece(index: jax.Array, page: Any, in_page: Any, aligned: Any, *_: Any) -> tuple[Any, ...]:
         return jnp.clip(aligned[index], 0, last_piece), 0  # outside lies nothing that is new
@@ -56,15 +57,15 @@ def write_groups(
     def next_piece(index: jax.Array, page: Any, in_page: Any, aligned: Any, *_: Any) -> tuple[Any, ...]:
         return jnp.clip(aligned[index] + 1, 0, last_piece), 0
 
-    block = (1, pages.shape[1], group, LANES)
+    block = (None, pages.shape[1], None, *pages.shape[3:])
     return pl.pallas_call(
         _merge,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
             grid=(jnp.maximum(num_groups, 1),),  # none: rewrites a group as it is
             in_specs=[
-                pl.BlockSpec((group, lanes), piece),
-                pl.BlockSpec((group, lanes), next_piece),
+                pl.BlockSpec((height, lanes), piece),
+                pl.BlockSpec((height, lanes), next_piece),
                 pl.BlockSpec(block, place),
             ],
             out_specs=pl.BlockSpec(block, place),
@@ -78,12 +79,12 @@ def write_groups(
         ),
         name="write_pages",
         interpret=interpret,
-    )(*scalars, new, new, pages)
+    )(*scalars, new, new, pages).reshape(pages_shape)
 
 
-def row_shift(group: int, shift: jax.Array) -> jax.Array:
-    """By how much to turn two pieces, ``2 * group`` rows, so that row ``shift`` comes first."""
-    return jax.lax.rem(2 * group - shift, jnp.int32(2 * group))
+def row_shift(height: int, shift: jax.Array) -> jax.Array:
+    """By how much to turn two pieces, ``2 * height`` rows, so that row ``shift`` comes first."""
+    return jax.lax.rem(2 * height - shift, jnp.int32(2 * height))
 
 
 def _merge(
@@ -93,14 +94,14 @@ def _merge(
     shift_ref: Any,
     first_ref: Any,
     end_ref: Any,
-    piece_ref: Any,  # [group, L * 128]
-    next_ref: Any,  # [group, L * 128]
-    old_ref: Any,  # [1, L, group, 128]
-    out_ref: Any,  # [1, L, group, 128]
+    piece_ref: Any,  # [height, L * 128]
+    next_ref: Any,  # [height, L * 128]
+    old_ref: Any,  # [L, group, 128]
+    out_ref: Any,  # [L, group, 128]
 ) -> None:
     del page_ref, group_ref, aligned_ref
     step = pl.program_id(0)
-    _, num_tiles, group, _ = old_ref.shape
+    num_tiles, group, _ = old_ref.shape
     shift, first, end = shift_ref[step], first_ref[step], end_ref[step]
     place = jax.lax.broadcasted_iota(jnp.int32, (group, LANES), 0)
     is_new = (place >= first) & (place < end)
@@ -109,7 +110,7 @@ def _merge(
     def one_tile(tile: jax.Array, _: None) -> None:
         lanes = pl.ds(pl.multiple_of(tile * LANES, LANES), LANES)
         pieces = jnp.concatenate([ref[:, lanes].astype(wide) for ref in (piece_ref, next_ref)], axis=0)
-        turned = pltpu.roll(pieces, row_shift(group, shift), 0)[:group]
-        out_ref[0, tile] = jnp.where(is_new, turned, old_ref[0, tile].astype(wide)).astype(out_ref.dtype)
+        turned = pltpu.roll(pieces, row_shift(piece_ref.shape[0], shift), 0)[:group]
+        out_ref[tile] = jnp.where(is_new, turned, old_ref[tile].astype(wide)).astype(out_ref.dtype)
 
     jax.lax.fori_loop(0, num_tiles, one_tile, None)
