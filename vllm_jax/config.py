@@ -121,9 +121,9 @@ class ParallelConfig:
     forbid_recompile: bool = False
     """Fail where a device program is compiled after the server is ready, naming it. For tests and staging: by
     default it is logged and counted in vllm:compilations_total, and requests wait for it."""
-    keep_executables: bool = False
-    """Keep whole executables too: a faster start than by the compilation cache alone. Experimental: one
-    was seen to come back incomplete on a CPU ("Function ... not found"); remove the folder programs then."""
+    keep_executables: bool = True
+    """Keep whole executables for the next start, which then neither traces nor compiles. Without it jax's own
+    cache keeps what XLA compiles, and a start traces every program to find it there."""
     compilation_cache_dir: str | None = None
     """Where compiled programs are kept for the next start. The default is ~/.cache/vllm-jax/xla; "" keeps
     none."""

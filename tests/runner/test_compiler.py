@@ -43,4 +43,4 @@ def test_a_cache_that_cannot_be_made_is_one_line(tmp_path) -> None:
 
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--compilation-cache-dir"):
-        keep_compiled_programs(str(tmp_path / "file" / "inside"))
+        keep_compiled_programs(str(tmp_path / "file" / "inside"), jax_cache=True)

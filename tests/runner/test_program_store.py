@@ -24,6 +24,10 @@ def scaled(factor: float, *, identity: str = "", length: int = 4) -> Program:
     )
 
 
+def double(x: jax.Array) -> dict[str, jax.Array]:
+    return {"y": (2 * x).sum() + x}
+
+
 def cache(tmp_path) -> ProgramCache:
     return ProgramCache(ProgramStore(tmp_path / "programs", jax.devices()[0]))
 
@@ -66,6 +70,41 @@ def test_another_program_is_compiled(tmp_path, other) -> None:
     programs.compile([scaled(3.0, **other)])
     assert programs.num_compiled == 1
     assert run(programs, other.get("length", 4))[0] == 3 * sum(range(other.get("length", 4)))
+
+
+def test_what_jax_s_cache_gives_is_not_kept(tmp_path) -> None:
+    """Its object files are gone: on a CPU it would be loaded and then not run."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "jax"))
+    program = Program("scaled", double, (row(),), donate=(0,))
+    ProgramCache().compile([program])
+    jax.clear_caches()  # as in another process
+    # The first finds it in jax's cache on disk, the second in the process, of which jax says nothing.
+    for _ in range(2):
+        programs = cache(tmp_path)
+        programs.compile([program])
+        assert programs.num_compiled == 0 and run(programs) == [12, 13, 14, 15]
+        assert not list((tmp_path / "programs").iterdir())
+
+
+def test_a_copy_that_does_not_run_is_not_kept(tmp_path, caplog) -> None:
+    def breaks(program: Program, executable) -> None:
+        raise RuntimeError("Function fusion not found")
+
+    programs = ProgramCache(ProgramStore(tmp_path / "programs", jax.devices()[0]), breaks)
+    programs.compile([scaled(2.0)])
+    assert not list((tmp_path / "programs").iterdir()) and run(programs) == [12, 13, 14, 15]
+    assert "scaled is not kept for the next start: Function fusion not found" in caplog.text
+
+
+def test_a_damaged_file_is_compiled_over(tmp_path) -> None:
+    cache(tmp_path).compile([scaled(2.0)])
+    [file] = (tmp_path / "programs").iterdir()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    programs = cache(tmp_path)
+    programs.compile([scaled(2.0)])
+    assert programs.num_compiled == 1 and run(programs) == [12, 13, 14, 15]
 
 
 def test_jax_s_settings_are_part_of_it(tmp_path) -> None:
@@ -119,6 +158,6 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, mode: int) -> N
     folder.chmod(mode)
     store = ProgramStore(folder, jax.devices()[0])
     compiled = jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile()
-    store.save("add", [jnp.ones(3)], compiled)
+    assert store.candidate("add", [jnp.ones(3)], compiled) is None
     assert store.load("add", [jnp.ones(3)]) is None
     assert not list(folder.iterdir())

@@ -77,8 +77,11 @@ def load_engine(
             "--tensor-parallel-size above 1 is not supported yet: one device holds the whole model"
         )
     started = time.monotonic()
-    programs_folder = keep_compiled_programs(config.parallel.compilation_cache_dir)
     device = _device(config.parallel.device)
+    keep_executables = config.parallel.keep_executables
+    folder = keep_compiled_programs(
+        config.parallel.compilation_cache_dir, jax_cache=not (keep_executables and device.platform == "cpu")
+    )
     implementation = implementation_for(device.platform, config.parallel.attention_implementation)
     directory = model_directory(config.model)
     hf_config = read_config(directory, config.model.hf_overrides)
@@ -104,9 +107,8 @@ def load_engine(
                 seed=config.model.seed,
                 progress=lambda done, total: progress("Loading weights", done, total),
             )
-        runner, kv_spec = _runner(
-            config, loaded, limits, device, implementation, dtype, pooling, programs_folder
-        )
+        store = ProgramStore(folder, device) if keep_executables and folder is not None else None
+        runner, kv_spec = _runner(config, loaded, limits, device, implementation, dtype, pooling, store)
         load_seconds = time.monotonic() - started
         blocks = _allocate(config, runner, kv_spec, limits, device)
         if soon.done():
@@ -282,7 +284,7 @@ def _runner(
     implementation: str,
     dtype: jnp.dtype,
     pooling: Pooling | None,
-    programs_folder: Path | None,
+    store: ProgramStore | None,
 ) -> tuple[ModelRunner, KVSpec]:
     cache = config.cache
     kv_spec = KVSpec(
@@ -307,9 +309,7 @@ def _runner(
         pooling=pooling,
         hidden=(loaded.config.hidden_size, dtype),
         identity=f"{loaded.family.model_type} {loaded.config} {dtype}",
-        store=ProgramStore(programs_folder, device)
-        if config.parallel.keep_executables and programs_folder is not None
-        else None,
+        store=store,
         forbid_recompile=config.parallel.forbid_recompile,
     )
     return runner, kv_spec

@@ -1,12 +1,14 @@
 """Compiling programs ahead of time, all of them before the first request. Knows jax.jit; knows no model.
 
 Tracing holds Python's lock, compiling does not: programs are lowered one after the other here and compiled
-in a pool beside it, and those that are on disk are only read. After warm-up a program is looked up; whether
-a miss is compiled, at the price of a stall, or is an error is for the runner to say.
+in a pool beside it, and those that are on disk are only read. What was compiled here is kept on disk once
+the copy that a later start would load has run. After warm-up a program is looked up; whether a miss is
+compiled, at the price of a stall, or is an error is for the runner to say.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -15,10 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vllm_jax.errors import RecompilationError
 from vllm_jax.runner.compile_watch import CompilationWatch
-from vllm_jax.runner.program_store import ProgramStore
+from vllm_jax.runner.program_store import Candidate, ProgramStore
+
+logger = logging.getLogger(__name__)
 
 CompileProgress = Callable[[int, int, str], None]
 """Called with (programs done, programs in all, name of the last one)."""
@@ -49,16 +54,28 @@ class Program:
         return jax.jit(self.function, donate_argnums=self.donate).lower(*self.arguments)
 
 
+Trial = Callable[[Program, Any], None]
+"""Runs an executable of a program once; raises where it does not run."""
+
+
+def run_on_zeros(program: Program, executable: Any) -> None:
+    """The :data:`Trial` for programs that run on anything."""
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.arguments)
+    jax.block_until_ready(executable(*zeros))
+
+
 class ProgramCache:
     """Compiled programs by key.
 
     Args:
         store: where executables are kept for the next start; None keeps none.
+        trial: is called, in the thread that calls :meth:`compile`, before an executable is kept.
     """
 
-    def __init__(self, store: ProgramStore | None = None) -> None:
+    def __init__(self, store: ProgramStore | None = None, trial: Trial = run_on_zeros) -> None:
         self._programs: dict[Hashable, Any] = {}
         self._store = store
+        self._trial = trial
         self.watch = CompilationWatch()
         self.seconds = 0.0
         """Wall time spent in :meth:`compile`."""
@@ -85,12 +102,17 @@ class ProgramCache:
         """Loads or compiles ``programs`` in parallel and keeps them. Raises what XLA raises for a program."""
         started = time.monotonic()
         wanted = list(programs)
-        working: dict[Future[Any], Program] = {}
+        working: dict[Future[tuple[Any, bool, Candidate | None]], Program] = {}
         done = 0
 
-        def keep(program: Program, compiled: Any) -> None:
+        def add(
+            program: Program, compiled: Any, fresh: bool = False, candidate: Candidate | None = None
+        ) -> None:
             nonlocal done
             self._programs[program.key] = compiled
+            self.num_compiled += fresh
+            if candidate is not None:
+                self._keep(program, candidate)
             done += 1
             if progress is not None:
                 progress(done, len(wanted), program.name)
@@ -102,11 +124,11 @@ class ProgramCache:
                 if compiled is None:
                     working[pool.submit(self._compile, program, program.lower())] = program
                 else:
-                    keep(program, compiled)
+                    add(program, compiled)
                 for finished in [future for future in working if future.done()]:
-                    keep(working.pop(finished), finished.result())
+                    add(working.pop(finished), *finished.result())
             for finished in as_completed(list(working)):
-                keep(working.pop(finished), finished.result())
+                add(working.pop(finished), *finished.result())
         if self._store is not None:
             self._store.prune()
         self.seconds += time.monotonic() - started
@@ -118,14 +140,27 @@ class ProgramCache:
             else self._store.load(program.identity + program.name, program.arguments)
         )
 
-    def _compile(self, program: Program, lowered: jax.stages.Lowered) -> Any:
+    def _compile(self, program: Program, lowered: jax.stages.Lowered) -> tuple[Any, bool, Candidate | None]:
+        """The executable, whether XLA has compiled it just now, and what to keep of it."""
         with self.watch.here() as seen:
             compiled = lowered.compile()
-        if not seen.num_cached:
-            self.num_compiled += 1
-            if self._store is not None:
-                self._store.save(program.identity + program.name, program.arguments, compiled)
-        return compiled
+        # jax has a persistent cache, which tells of a hit, and one in this process, which tells nothing and
+        # may hold what came out of the other.
+        fresh = bool(seen.names) and not seen.num_cached
+        candidate = None
+        if fresh and self._store is not None:
+            candidate = self._store.candidate(program.identity + program.name, program.arguments, compiled)
+        return compiled, fresh, candidate
+
+    def _keep(self, program: Program, candidate: Candidate) -> None:
+        """Keeps an executable for the next start, if what that would load runs."""
+        assert self._store is not None
+        try:
+            self._trial(program, candidate.executable)
+        except Exception as error:  # whatever XLA finds wrong with it: this start has the program it compiled
+            logger.warning("the program %s is not kept for the next start: %s", program.name, error)
+        else:
+            self._store.keep(candidate)
 
 
 def temporary_bytes(compiled: Any) -> int:

@@ -25,7 +25,7 @@ from vllm_jax.runner import programs
 from vllm_jax.runner.buckets import ShapeRegistry, StepShape, at_least
 from vllm_jax.runner.compiler import CompileProgress, Program, ProgramCache, temporary_bytes
 from vllm_jax.runner.program_store import ProgramStore
-from vllm_jax.runner.slots import SlotTable
+from vllm_jax.runner.slots import VARIANTS, SlotTable
 from vllm_jax.runner.step_inputs import StepInputBuilder
 from vllm_jax.sampling.inputs import SampledLogprobs
 from vllm_jax.sampling.mask import full_row
@@ -190,7 +190,7 @@ class ModelRunner:
         self.device = device
         self.vocab_size = vocab_size
         self.num_logprobs = vocab_size if max_logprobs < 0 else min(max_logprobs, vocab_size)
-        self.programs = ProgramCache(store)
+        self.programs = ProgramCache(store, self._try)
         self._hidden_size, self._hidden_dtype = hidden
         self._identity = f"{identity} {kv_spec} {self.num_logprobs} "
         self._forbid_recompile = forbid_recompile
@@ -201,7 +201,7 @@ class ModelRunner:
         slots = SlotTable(registry.max_num_seqs, pages_per_seq, vocab_size)
         self._builder = StepInputBuilder(registry, slots, max_model_len)
         self._kv_pages: list[jax.Array] = []
-        self._history = jax.device_put(np.zeros((registry.max_num_seqs, max_model_len), np.int32), device)
+        self._history = self._no_history()
 
     @property
     def model(self) -> Any:
@@ -216,11 +216,10 @@ class ModelRunner:
 
     def allocate(self, num_pages: int) -> None:
         """Allocates the KV cache: ``num_pages`` zeroed pages a layer."""
-        page = self.kv_spec.page_array(num_pages)
-        placed = jax.sharding.SingleDeviceSharding(self.device)
-        self._kv_pages = [
-            jnp.zeros(page.shape, page.dtype, device=placed) for _ in range(self.kv_spec.num_layers)
-        ]
+        program = self._pages_program(num_pages)
+        if program.key not in self.programs:
+            self.programs.compile([program])
+        self._kv_pages = [self.programs[program.key]() for _ in range(self.kv_spec.num_layers)]
 
     def warm_up(self, progress: CompileProgress | None = None) -> None:
         """Compiles every program there is; nothing is compiled after this."""
@@ -260,6 +259,45 @@ class ModelRunner:
         known = row.seq.known_tokens(0, self._history_len)
         tokens[: len(known)] = known
         self._history = self._compiled("set_history")(self._history, np.int32(row.slot), tokens)
+
+    def _no_history(self) -> jax.Array:
+        return jax.device_put(
+            np.zeros((self.registry.max_num_seqs, self._history_len), np.int32), self.device
+        )
+
+    def _try(self, program: Program, executable: Any) -> None:
+        """Runs ``executable`` on an empty batch, before there are requests. Raises what XLA raises."""
+
+        def zeros(arguments: Any) -> Any:
+            return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), arguments)
+
+        mine: tuple[Any, ...]
+        match program.key:
+            case ("forward", _):
+                mine = (self._leaves, self._kv_pages, self._history)
+            case ("score", _):
+                mine = (self._leaves,)
+            case ("set_history",):
+                mine = (self._history,)
+            case (variant, _) if variant in VARIANTS:
+                mine = (zeros(program.arguments[0]), self._history)
+            case _:
+                mine = ()
+        try:
+            results = jax.block_until_ready(executable(*mine, *zeros(program.arguments[len(mine) :])))
+        except Exception:
+            if any(pages.is_deleted() for pages in self._kv_pages):  # They were donated.
+                self.allocate(self._kv_pages[0].shape[0])
+            if self._history.is_deleted():
+                self._history = self._no_history()
+            raise
+        match program.key:
+            case ("forward", _):
+                self._kv_pages = results[2]
+            case ("set_history",):
+                self._history = results
+            case (variant, _) if variant in VARIANTS:
+                self._history = results[1]
 
     # --- the programs, by shape -------------------------------------------------------------------
 
@@ -326,6 +364,16 @@ class ModelRunner:
             ),
             donate=(1,),
             identity=self._identity,
+        )
+
+    def _pages_program(self, num_pages: int) -> Program:
+        page = self.kv_spec.page_array(num_pages)
+        placed = jax.sharding.SingleDeviceSharding(self.device)
+        return Program(
+            ("pages", num_pages),
+            lambda: jnp.zeros(page.shape, page.dtype, device=placed),
+            (),
+            identity=f"{page} ",
         )
 
     def _pad_program(self, rows: int, more: int) -> Program:

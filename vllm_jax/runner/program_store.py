@@ -5,6 +5,11 @@ the compilation only: it finds an entry by what a program lowers to, and tracing
 start would still spend its time on. Here an entry is found by everything that goes into the lowering: the
 sources of this package, the versions of the libraries, jax's settings, the device, the model, the shapes.
 
+An executable is kept in two steps, since not every one can be serialised whole: XLA's CPU backend drops the
+object files of one that was itself loaded from disk, which shows when it is loaded and run ("Function ... not
+found"). So :meth:`ProgramStore.candidate` loads back what it has serialised, the caller runs that, and only
+then :meth:`ProgramStore.keep` writes the file. A file that was damaged since is found by its digest.
+
 What is in the folder is code that this process will run (machine code, and a pickle around it), as in jax's
 own cache. So a folder that another user owns or may write to is not used.
 """
@@ -16,6 +21,7 @@ import logging
 import os
 import pickle
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,8 +33,18 @@ logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
 _MOST_BYTES = 4 * 2**30
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _SETTINGS_OF_CACHES = ("cache", "log", "dump")
 """Settings of jax whose names have one of these words in them change no program."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What would be kept: ``executable`` is the program as a later start would have it from ``content``."""
+
+    path: Path
+    content: bytes
+    executable: Any
 
 
 class ProgramStore:
@@ -47,32 +63,38 @@ class ProgramStore:
             return None
         path = self._path(name, arguments)
         try:
-            executable, tree_in, tree_out = pickle.loads(path.read_bytes())
+            content = path.read_bytes()
+            digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+            if hashlib.sha256(content).digest() != digest:
+                raise ValueError("it is damaged")
+            executable = self._load(content)
             os.utime(path)
-            return serialize_executable.deserialize_and_load(
-                executable, tree_in, tree_out, self._device.client, [self._device]
-            )
         except FileNotFoundError:
             return None
         except Exception as error:  # whatever is in the file: the program can be compiled anew
             logger.debug("cannot use %s: %s", path, error)
             return None
+        return executable
 
-    def save(self, name: str, arguments: Any, compiled: Any) -> None:
-        """Keeps an executable that was compiled in this process. Thread-safe; does nothing where it cannot.
-
-        One that comes out of jax's persistent cache must not be given: on CPU it cannot be serialised again.
-        """
+    def candidate(self, name: str, arguments: Any, compiled: Any) -> Candidate | None:
+        """``compiled``, serialised and loaded back; None where that cannot be. Thread-safe."""
         if not self._usable:
-            return
-        path = self._path(name, arguments)
+            return None
         try:
             content = pickle.dumps(serialize_executable.serialize(compiled))
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                file.write(content)
-            os.replace(file.name, path)
-        except Exception as error:  # a full disk, an executable of a kind that cannot be serialised
+            return Candidate(self._path(name, arguments), content, self._load(content))
+        except Exception as error:  # an executable of a kind that cannot be serialised
             logger.debug("cannot keep %s: %s", name, error)
+            return None
+
+    def keep(self, candidate: Candidate) -> None:
+        """Writes the file of a candidate that was seen to run. Thread-safe; does nothing where it cannot."""
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+                file.write(hashlib.sha256(candidate.content).digest() + candidate.content)
+            os.replace(file.name, candidate.path)
+        except OSError as error:  # a full disk
+            logger.debug("cannot keep %s: %s", candidate.path, error)
 
     def prune(self) -> None:
         """Removes what was not used for longest, as far as all together take more than 4 GiB."""
@@ -85,6 +107,12 @@ class ProgramStore:
                     file.unlink(missing_ok=True)
         except OSError:
             pass
+
+    def _load(self, content: bytes) -> Any:
+        executable, tree_in, tree_out = pickle.loads(content)
+        return serialize_executable.deserialize_and_load(
+            executable, tree_in, tree_out, self._device.client, [self._device]
+        )
 
     def _path(self, name: str, arguments: Any) -> Path:
         shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), arguments)
