@@ -179,6 +179,7 @@ def test_model_limits_that_hold():
         logprobs=20, prompt_logprobs=0, stop_token_ids=[0, 99], logit_bias={99: 1}, logprob_token_ids=[99]
     ).validate_for_model(100, 20)
     SamplingParams(logprobs=-1, prompt_logprobs=100).validate_for_model(100, -1)
+    SamplingParams(logprobs=-1, prompt_logprobs=-1).validate_for_model(100, 100)
     with pytest.raises(InvalidRequestError, match="at most 100"):
         SamplingParams(logprobs=101).validate_for_model(100, -1)
 

@@ -59,7 +59,8 @@ class SamplingParams:
         ignore_eos: Do not stop at EOS.
         logprobs: Top candidates to report at each output position; -1 is the whole vocabulary.
         prompt_logprobs: The same for prompt positions.
-        logprob_token_ids: Further ids whose logprob is reported at each output position; needs ``logprobs``.
+        logprob_token_ids: Ids whose logprobs are reported at each output position, beside the sampled
+            token's and instead of the top candidates'; needs ``logprobs``.
         logit_bias: Token id -> value added to its logit, clamped to [-100, 100].
         allowed_token_ids: Only these ids can be sampled.
         bad_words: Strings whose token sequences cannot be completed.
@@ -206,11 +207,11 @@ class SamplingParams:
         Raises:
             InvalidRequestError: an id is outside the vocabulary, or logprobs are too many.
         """
-        limit = vocab_size if max_logprobs == -1 else max_logprobs
+        limit = vocab_size if max_logprobs == -1 else min(max_logprobs, vocab_size)
         for name, asked in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if asked is None:
                 continue
-            if asked == -1 and max_logprobs != -1:
+            if asked == -1 and limit < vocab_size:
                 raise InvalidRequestError(
                     f"{name}=-1 (the whole vocabulary) is not allowed; this server gives at most {limit}",
                     name,

@@ -107,7 +107,7 @@ class ToolUseBlock(ResponseModel):
 
 
 class MessageUsage(ResponseModel):
-    """Tokens. What was read from the prefix cache is not part of ``input_tokens``."""
+    """Tokens. What was read from the prefix cache or written to it is not part of ``input_tokens``."""
 
     input_tokens: int
     cache_creation_input_tokens: int = 0

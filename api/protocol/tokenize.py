@@ -39,6 +39,7 @@ class TokenizerInfo(ResponseModel):
 
     model_config = ConfigDict(extra="allow")
 
+    tokenizer_class: str
     vocab_size: int
     model_max_length: int
     truncation_side: str

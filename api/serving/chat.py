@@ -78,7 +78,7 @@ class _ChatAnswer:
         self._usage = UsageCounter([len(plan.prompt.token_ids)], details=self._options.prompt_details)
         self._reasoning = [ReasoningTokens.of(plan, context.engine.tokenizer) for _ in range(params.n)]
         self._format_logprobs = ChatLogprobsFormat(
-            params.logprobs or 0,
+            params,
             as_ids=self._options.tokens_as_ids,
             token_bytes=context.prompts.token_bytes,
         )

@@ -1,7 +1,7 @@
 """Logprobs in the shapes of the chat and the completions endpoint, and of ``prompt_logprobs``.
 
 Positions come as :data:`~vllm_jax.outputs.PositionLogprobs`: the token itself first, then the top candidates
-by rank, then candidates asked for by id, which have no rank.
+by rank, or instead candidates asked for by id, which have no rank.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from typing import Any
 from api.protocol.chat import ChatLogprob, ChatLogprobs, TopLogprob
 from api.protocol.completions import CompletionLogprobs
 from vllm_jax.outputs import Logprob, PositionLogprobs
+from vllm_jax.sampling_params import SamplingParams
 
 FLOOR = -9999.0
 """Stands for minus infinity, which JSON does not have."""
 
 
 class ChatLogprobsFormat:
-    """Per token its logprob, its bytes, and the ``top`` candidates by rank (-1: all there are)."""
+    """Per token its logprob, its bytes, and its candidates.
 
-    def __init__(self, top: int, *, as_ids: bool, token_bytes: Callable[[int], bytes | None]):
-        self._top = top
+    These are the best ones, as many as were asked for; or the token itself and those asked for by id.
+    """
+
+    def __init__(self, params: SamplingParams, *, as_ids: bool, token_bytes: Callable[[int], bytes | None]):
+        self._top = -1 if params.logprob_token_ids else params.logprobs or 0
         self._as_ids = as_ids
         self._token_bytes = token_bytes
 
@@ -105,7 +109,7 @@ def token_name(token_id: int, text: str | None, as_ids: bool) -> str:
 
 
 def _top(position: PositionLogprobs, top: int) -> list[tuple[int, Logprob]]:
-    """The best ``top`` candidates in order, then those that were asked for by their id."""
+    """The best ``top`` candidates in order (-1: all), then those that were asked for by their id."""
     ranked = [(i, c) for i, c in position.items() if c.rank is not None and (top == -1 or c.rank <= top)]
     ranked.sort(key=lambda item: item[1].rank or 0)
     return ranked + [(i, c) for i, c in position.items() if c.rank is None]

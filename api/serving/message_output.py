@@ -21,11 +21,16 @@ MessageBlock = TextBlock | ThinkingBlock | ToolUseBlock
 
 
 class MessageBuilder:
-    """Makes one message out of a turn, as the events of a stream and as a whole."""
+    """Makes one message out of a turn, as the events of a stream and as a whole.
 
-    def __init__(self, message_id: str, turn: Turn, *, cached_tokens: bool):
+    ``cache_block`` is the number of tokens of a block of the prefix cache where the usage tells what was read
+    from it and written to it, else None.
+    """
+
+    def __init__(self, message_id: str, turn: Turn, *, cache_block: int | None):
         self._turn = turn
-        self._cached_tokens = cached_tokens
+        self._cache_block = cache_block
+        self._begun = False
         self.message = Message(id=message_id, model=turn.model, usage=self._usage)
         self._open: MessageBlock | None = None
         self._arguments = ""
@@ -42,6 +47,7 @@ class MessageBuilder:
         yield {"type": "ping"}
         async with aclosing(self._turn.deltas()) as deltas:
             async for delta in deltas:
+                self._begun = True
                 for event in delta.events:
                     for made in self._event(event):
                         yield made
@@ -59,9 +65,14 @@ class MessageBuilder:
     def _usage(self) -> MessageUsage:
         usage = self._turn.usage.usage
         details = usage.prompt_tokens_details
-        cached = details.cached_tokens if details is not None and self._cached_tokens else 0
+        cached = created = 0
+        if self._begun and self._cache_block is not None and details is not None:
+            cached = details.cached_tokens
+            full = usage.prompt_tokens - usage.prompt_tokens % self._cache_block
+            created = max(0, full - cached)
         return MessageUsage(
-            input_tokens=usage.prompt_tokens - cached,
+            input_tokens=usage.prompt_tokens - cached - created,
+            cache_creation_input_tokens=created,
             cache_read_input_tokens=cached,
             output_tokens=usage.completion_tokens,
         )

@@ -31,7 +31,9 @@ async def create_message(context: ServerContext, body: MessagesRequest, request:
     with own_names(OWN_NAMES):
         chat = chat_request(body)
         turn = await while_connected(request.receive, start_turn(context, chat, request, message_id))
-    builder = MessageBuilder(message_id, turn, cached_tokens=context.config.api.enable_prompt_tokens_details)
+    info = context.engine.info
+    told = context.config.api.enable_prompt_tokens_details and info.enable_prefix_caching
+    builder = MessageBuilder(message_id, turn, cache_block=info.block_size if told else None)
     headers = {"request-id": message_id, **id_headers(message_id, context.config)}
     if not body.stream:
         await while_connected(request.receive, exhaust(builder.events()))

@@ -95,8 +95,7 @@ class ResponseStore:
             shown = printable(response_id, 100)
             raise ApiError(
                 404,
-                f"There is no response with the id '{shown}': it was not stored, has been deleted, or is "
-                "too old.",
+                f"Response with id '{shown}' not found. It was not stored, has been deleted, or is too old.",
                 type="NotFoundError",
                 param=param,
             )

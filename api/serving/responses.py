@@ -102,7 +102,9 @@ async def cancel_response(context: ServerContext, response_id: str, request: Req
     """Ends a background response. Raises ApiError: 404, there is none; 400, it is not one."""
     stored = context.responses.get(response_id, _owner(request))
     if not isinstance(stored.run, BackgroundRun):
-        raise bad_request("Only a response that was created with background=true can be cancelled.")
+        raise bad_request(
+            "Cannot cancel a synchronous response. Only one that was created with background=true can be."
+        )
     await stored.run.cancel()
     return stored.response
 
@@ -210,7 +212,9 @@ def _stores(context: ServerContext, body: ResponsesRequest) -> bool:
     if body.store and not enabled:
         raise bad_request("store cannot be honoured: this server stores no responses.", "store")
     if body.background and (body.store is False or not enabled):
-        raise bad_request("background needs a response that is stored.", "background")
+        raise bad_request(
+            "background can only be used when `store` is true and the server stores responses.", "background"
+        )
     return enabled and body.store is not False
 
 

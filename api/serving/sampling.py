@@ -63,6 +63,8 @@ def completion_params(body: CompletionRequest, info: ModelInfo) -> SamplingParam
     limit = body.max_tokens
     if limit == 0 and not body.echo:
         raise bad_request("max_tokens must be at least 1, or 0 together with echo.", "max_tokens")
+    if limit == 0 and body.logprob_token_ids:
+        raise bad_request("logprob_token_ids needs max_tokens of at least 1.", "logprob_token_ids")
     _check_limit("max_tokens", limit, info, least=0)
     prompt_logprobs = body.prompt_logprobs
     if body.echo and body.logprobs is not None:
@@ -121,6 +123,6 @@ def _check_limit(name: str, value: int | None, info: ModelInfo, *, least: int) -
 
 def _check_logprobs(name: str, value: int, info: ModelInfo) -> None:
     """The engine checks this as well, but under the name of its own field."""
-    most = info.vocab_size if info.max_logprobs == -1 else info.max_logprobs
-    if value > most or (value < 0 and not (value == -1 and info.max_logprobs == -1)):
+    most = info.vocab_size if info.max_logprobs == -1 else min(info.max_logprobs, info.vocab_size)
+    if value > most or (value < 0 and not (value == -1 and most == info.vocab_size)):
         raise bad_request(f"{name} must be between 0 and {most} on this server, got {value}.", name)

@@ -52,6 +52,7 @@ def tokenizer_info(context: ServerContext) -> TokenizerInfo:
     if tokenizer is None:
         raise ApiError(404, "There is no tokenizer: this server runs with --skip-tokenizer-init.")
     return TokenizerInfo(
+        tokenizer_class=tokenizer.class_name,
         vocab_size=tokenizer.vocab_size,
         model_max_length=context.engine.info.max_model_len,
         truncation_side=tokenizer.truncation_side,

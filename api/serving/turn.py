@@ -49,7 +49,7 @@ class Turn:
         self._reasoning = ReasoningTokens.of(plan, context.engine.tokenizer)
         self._usage = UsageCounter([len(plan.prompt.token_ids)], details=True)
         self._format_logprobs = ChatLogprobsFormat(
-            params.logprobs or 0,
+            params,
             as_ids=context.config.api.return_tokens_as_token_ids,
             token_bytes=context.prompts.token_bytes,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -42,6 +43,8 @@ def test_tokenizer_info(make_client: Any, client: TestClient, mpt_checkpoint: An
         None,
     )
     assert (info["bos_token_id"], info["eos_token_id"]) == (oracle.bos_token_id, oracle.eos_token_id)
+    stated = json.loads((mpt_checkpoint / "tokenizer_config.json").read_text())["tokenizer_class"]
+    assert info["tokenizer_class"] == stated
     assert info["vocab_size"] == len(oracle) and info["model_max_length"] == 256
     assert "Assistant:" in info["chat_template"]
 

@@ -301,11 +301,27 @@ def test_logprobs_of_listed_ids(client: TestClient, oracle: Any) -> None:
     rows = tiny_models.logprobs(model, choice["prompt_token_ids"] + choice["token_ids"])
     rows = rows[len(choice["prompt_token_ids"]) - 1 :]
     for shown, row in zip(choice["logprobs"]["top_logprobs"], rows, strict=False):
+        best = int(row.argmax())
+        assert list(shown) == [f"token_id:{i}" for i in dict.fromkeys([best, *listed])]
         for token in listed:
             assert shown[f"token_id:{token}"] == pytest.approx(row[token].item(), abs=1e-4)
-    answer = chat(client, max_tokens=1, logprobs=True, logprob_token_ids=listed, **GREEDY)
-    shown = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-    assert [entry["token"] for entry in shown] == [tokenizer.decode([i]) for i in listed]
+    for top in ({}, {"top_logprobs": None}, {"top_logprobs": 5}):
+        answer = chat(
+            client,
+            max_tokens=1,
+            logprobs=True,
+            logprob_token_ids=[*listed, 75],
+            allowed_token_ids=[75],
+            **top,
+            **GREEDY,
+        )
+        [position] = answer["choices"][0]["logprobs"]["content"]
+        assert position["token"] == tokenizer.decode([75])
+        assert [e["token"] for e in position["top_logprobs"]] == [
+            tokenizer.decode([i]) for i in [75, *listed]
+        ]
+    nothing = {"echo": True, "logprobs": 1, "max_tokens": 0}
+    assert complete(client, 400, logprob_token_ids=listed, **nothing)["param"] == "logprob_token_ids"
     assert chat(client, 400, logprob_token_ids=[10**6], logprobs=True)["param"] == "logprob_token_ids"
     assert chat(client, 400, logprob_token_ids=list(range(129)), logprobs=True)["param"] == (
         "logprob_token_ids"

@@ -123,6 +123,8 @@ def load_engine(
         num_gpu_blocks=blocks,
         enable_prefix_caching=config.cache.enable_prefix_caching,
         cache_dtype=kv_spec.dtype,
+        kv_cache_size_tokens=blocks * kv_spec.page_size,
+        kv_cache_max_concurrency=round(blocks * kv_spec.page_size / limits.max_model_len, 2),
     )
     scheduler = Scheduler(
         num_blocks=blocks,

@@ -14,8 +14,10 @@ from vllm_jax.tokenizer.base import Tokenizer
 def position_logprobs(
     row: RowLogprobs, token: int, params: SamplingParams, tokenizer: Tokenizer | None
 ) -> PositionLogprobs:
-    """The sampled token first, then the asked number of top candidates, then ``logprob_token_ids``."""
+    """The sampled token first, then ``logprob_token_ids``, or else the asked number of top candidates."""
     wanted = len(row.top_ids) if params.logprobs == -1 else params.logprobs or 0
+    if params.logprob_token_ids:
+        wanted = 0
     found = _dict(token, row.logprob, row.rank, row.top_ids[:wanted], row.top_logprobs[:wanted], tokenizer)
     for listed, logprob in zip(params.logprob_token_ids or (), row.listed, strict=False):
         found.setdefault(listed, Logprob(float(logprob), None, _text(listed, tokenizer)))

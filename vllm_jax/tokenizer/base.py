@@ -59,6 +59,8 @@ class Tokenizer(Protocol):
     """Token by role, ``{"bos_token": "<s>", ...}``; chat templates read them."""
     max_length: int | None
     """The longest sequence the tokenizer's config states, in tokens."""
+    class_name: str
+    """Its class in transformers, as the tokenizer's config states it."""
     truncation_side: TruncationSide
     decoding: ByteDecoding | WindowDecoding
     """How ids become text, for a stream."""

@@ -53,6 +53,12 @@ class TokenizerFiles:
             return int(stated)
         return None
 
+    @property
+    def class_name(self) -> str:
+        """The class that the config names, or transformers' general one."""
+        stated = self.config.get("tokenizer_class")
+        return stated if isinstance(stated, str) and stated else "PreTrainedTokenizerFast"
+
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Returns the object in ``path``, or an empty one where there is no such file.

@@ -68,6 +68,7 @@ class JsonTokenizer:
         self.eos_token_id = self._id_of("eos_token")
         self.pad_token_id = self._id_of("pad_token")
         self.max_length = files.max_length
+        self.class_name = files.class_name
         self.truncation_side = truncation_side
 
         stages = _decoder_stages(backend)

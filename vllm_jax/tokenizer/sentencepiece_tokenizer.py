@@ -91,6 +91,7 @@ class SentencePieceTokenizer:
         self.max_token_id = max([self._num_pieces - 1, *self._added])
         self.vocab_size = self._num_pieces + sum(token_id >= self._num_pieces for token_id in self._added)
         self.max_length = files.max_length
+        self.class_name = files.class_name
         self.truncation_side: TruncationSide = "left" if config.get("truncation_side") == "left" else "right"
         self._bytes_decoding = ByteDecoding(
             each_invalid_byte=True,
