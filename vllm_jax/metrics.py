@@ -126,7 +126,9 @@ class Metrics:
         )
         self._finished = {r: success.labels(**self._labels, finished_reason=r) for r in _FINISH_REASONS}
 
-        self._iteration_tokens = self._histogram("iteration_tokens_total", "Tokens of a step.", _STEP_TOKENS)
+        self._iteration_tokens = self._histogram(
+            "iteration_tokens_total", "Prompt tokens and sampled tokens of a step.", _STEP_TOKENS
+        )
         self._ttft = self._histogram(
             "time_to_first_token_seconds", "From arrival to first token.", _FIRST_TOKEN_S
         )

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import openai
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from server_process import Server
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -51,6 +53,25 @@ def collector() -> Iterator[Collector]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+def test_tokens_of_steps_are_those_of_prompts_and_answers(server: Server) -> None:
+    name = "vllm:iteration_tokens_total_sum"
+    server.wait_until_idle()
+    before = server.metric(name)
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    used = 0
+    for words in (1, 60):  # in one step, and in several
+        answer = client.completions.create(
+            model="tiny",
+            prompt="one more " * words,
+            max_tokens=9,
+            extra_body={"ignore_eos": True, "cache_salt": f"steps-{words}"},
+        )
+        assert answer.usage is not None
+        used += answer.usage.total_tokens
+    server.wait_until_idle()
+    assert server.metric(name) - before == used
 
 
 def test_logs_traces_and_metrics_tell_what_clients_saw(start_server, collector: Collector) -> None:

@@ -183,11 +183,13 @@ class LLMEngine:
     def _record(self, batch: ScheduledBatch) -> None:
         """Publishes the scheduler's state as it is now, and what ``batch`` added."""
         scheduler = self._scheduler
+        # A decode's token is the one sampled for it; where a prompt ends, one more is sampled.
+        first_tokens = sum(row.samples for row in batch.rows[batch.num_decodes :])
         self.metrics.on_step(
             running=scheduler.num_running,
             waiting=scheduler.num_waiting,
             kv_cache_usage=scheduler.kv_cache_usage,
-            num_tokens=batch.num_tokens,
+            num_tokens=batch.num_tokens + first_tokens,
             preemptions=len(batch.preempted),
         )
         queries, hits = scheduler.prefix_cache_stats
