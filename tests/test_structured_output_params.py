@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from vllm_jax import SamplingParams, StructuredOutput
+from vllm_jax import SamplingParams, StructuredOutput, StructuredOutputsParams
 from vllm_jax.errors import InvalidRequestError
 
 
@@ -82,3 +83,60 @@ def test_allowed_ids_contradict_it() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         SamplingParams(structured_output=StructuredOutput(regex="a"), allowed_token_ids=[1])
     assert caught.value.param == "allowed_token_ids"
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"json": SCHEMA}, {"json_schema": json.dumps(SCHEMA)}),
+        ({"json": json.dumps(SCHEMA)}, {"json_schema": json.dumps(SCHEMA)}),
+        ({"json": True, "whitespace_pattern": " ?"}, {"json_schema": "true", "whitespace_pattern": " ?"}),
+        ({"regex": "a+"}, {"regex": "a+"}),
+        ({"choice": ["a", "b"]}, {"choice": ("a", "b")}),
+        ({"grammar": "start: A"}, {"grammar": "start: A"}),
+        (
+            {"json_object": True, "disable_any_whitespace": True},
+            {"json_object": True, "whitespace_flexible": False},
+        ),
+        ({"structural_tag": {"format": {}}}, {"structural_tag": '{"format": {}}'}),
+        (
+            {"json": SCHEMA, "disable_additional_properties": True},
+            {"json_schema": json.dumps(SCHEMA), "disable_additional_properties": True},
+        ),
+    ],
+)
+def test_the_spelling_of_vllm(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(**theirs))
+    assert params.structured_output == StructuredOutput(**ours)
+    assert replace(params, n=2).structured_output == params.structured_output
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {},
+        {"json": SCHEMA, "regex": "a"},
+        {"json_object": False},
+        {"choice": "abc"},
+        {"json": 5},
+        {"json": {"a": {1, 2}}},
+        {"structural_tag": 5},
+        {"json_object": "yes"},
+        {"regex": "a", "disable_any_whitespace": "no", "disable_additional_properties": 3},
+    ],
+)
+def test_what_is_wrong_in_the_spelling_of_vllm(theirs: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        StructuredOutputsParams(**theirs)
+    assert caught.value.param == "structured_outputs"
+
+
+def test_both_spellings_at_once() -> None:
+    theirs = StructuredOutputsParams(regex="a")
+    with pytest.raises(InvalidRequestError, match="not both"):
+        SamplingParams(structured_outputs=theirs, structured_output=StructuredOutput(regex="a"))
+    with pytest.raises(InvalidRequestError, match="StructuredOutputsParams"):
+        SamplingParams(structured_outputs={"regex": "a"})  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_jax._version import __version__
 from vllm_jax.outputs import CompletionOutput, Logprob, RequestOutput
 from vllm_jax.sampling_params import SamplingParams
-from vllm_jax.structured_output_params import StructuredOutput
+from vllm_jax.structured_output_params import StructuredOutput, StructuredOutputsParams
 
 if TYPE_CHECKING:
     from vllm_jax.engine.beam_search import BeamSearchParams
@@ -19,6 +19,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "StructuredOutput",
+    "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",
     "__version__",

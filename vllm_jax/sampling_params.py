@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
 from vllm_jax.errors import InvalidRequestError
 from vllm_jax.structured_output_params import StructuredOutput as StructuredOutput
+from vllm_jax.structured_output_params import StructuredOutputsParams as StructuredOutputsParams
 
 MAX_N = 128
 """Most sequences one prompt may ask for."""
@@ -65,6 +66,7 @@ class SamplingParams:
         allowed_token_ids: Only these ids can be sampled.
         bad_words: Strings whose token sequences cannot be completed.
         structured_output: What the output must look like, or None where it is free.
+        structured_outputs: The same in vLLM's spelling; it is stored as ``structured_output``.
         skip_special_tokens: Leave special tokens out of the text.
         spaces_between_special_tokens: Put spaces between special tokens in the text.
         shown_special_token_ids: Special tokens that stay in the text although the others are left out.
@@ -102,8 +104,11 @@ class SamplingParams:
     shown_special_token_ids: list[int] = field(default_factory=list)
     detokenize: bool = True
     embed: bool = False
+    structured_outputs: InitVar[StructuredOutputsParams | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, structured_outputs: StructuredOutputsParams | None) -> None:
+        if structured_outputs is not None:
+            self._take(structured_outputs)
         self._check_numbers()
         self._check_lengths()
         self._check_logprobs()
@@ -120,6 +125,18 @@ class SamplingParams:
                 raise InvalidRequestError(f"{name} must be a boolean, got {_show(getattr(self, name))}", name)
         if self.stop and not self.detokenize:
             raise InvalidRequestError("stop strings need detokenize=True", "stop")
+
+    def _take(self, structured_outputs: StructuredOutputsParams) -> None:
+        if not isinstance(structured_outputs, StructuredOutputsParams):
+            raise InvalidRequestError(
+                f"structured_outputs must be a StructuredOutputsParams, got {_show(structured_outputs)}",
+                "structured_outputs",
+            )
+        if self.structured_output is not None:
+            raise InvalidRequestError(
+                "give structured_output or structured_outputs, not both", "structured_outputs"
+            )
+        self.structured_output = structured_outputs.output
 
     def _check_numbers(self) -> None:
         self.n = _integer("n", self.n, 1, MAX_N)

@@ -7,7 +7,7 @@ Whether its schema, expression or grammar can be compiled is found out by ``vllm
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,8 @@ class StructuredOutput:
         choice: The output is one of these strings.
         grammar: The output is a sentence of this grammar, in Lark's syntax or in GBNF (``root ::= ...``).
         structural_tag: JSON text ``{"structures": [{"begin", "schema", "end"}], "triggers": [...]}``: the
-            output is free text in which a trigger is always the beginning of one of the structures.
+            output is free text in which a trigger is always the beginning of one of the structures. Or
+            ``{"format": {...}}``, a tree of formats (see ``structured_output/structural_tag.py``).
         whitespace_flexible: Whether JSON may have whitespace between its tokens; else it is compact.
         whitespace_pattern: An expression for that whitespace, instead of JSON's own.
         disable_additional_properties: Objects of a schema have no properties that it does not name, where
@@ -113,8 +114,8 @@ class StructuredOutput:
             if not isinstance(mark, str) or not 1 <= len(mark) <= MAX_MARKER_LENGTH:
                 raise self._error(f"preamble must have marks of 1 to {MAX_MARKER_LENGTH} characters")
             self._check_unicode("preamble", mark)
-        if self.kind in ("grammar", "structural_tag") or self.after is not None:
-            raise self._error("preamble does not go with grammar, structural_tag or after")
+        if self.kind == "grammar" or self.after is not None:
+            raise self._error("preamble does not go with grammar or after")
 
     def _check_unicode(self, name: str, value: str) -> None:
         try:
@@ -149,6 +150,66 @@ class StructuredOutput:
             if not level:
                 return
         raise self._error(f"the JSON schema nests deeper than {MAX_SCHEMA_NESTING} levels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructuredOutputsParams:
+    """The same in vLLM's spelling, for ``SamplingParams(structured_outputs=...)``.
+
+    Attributes:
+        json: A JSON schema: JSON text, or what it stands for.
+        regex: An expression that the whole output matches.
+        choice: The output is one of these strings.
+        grammar: Lark or GBNF.
+        json_object: Any JSON object.
+        structural_tag: JSON text, or what it stands for.
+        disable_any_whitespace: JSON is compact.
+        disable_additional_properties: Objects of a schema have no properties that it does not name.
+        whitespace_pattern: An expression for the whitespace in JSON.
+
+    Raises:
+        InvalidRequestError: as for :class:`StructuredOutput`, which ``output`` is.
+    """
+
+    json: str | dict[str, Any] | bool | None = None
+    regex: str | None = None
+    choice: Sequence[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: str | dict[str, Any] | None = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+    whitespace_pattern: str | None = None
+    output: StructuredOutput = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.disable_any_whitespace, bool):
+            raise InvalidRequestError(
+                "structured_outputs: disable_any_whitespace must be a boolean", "structured_outputs"
+            )
+        output = StructuredOutput(
+            json_schema=_json_text(self.json, dict | bool),
+            regex=self.regex,
+            choice=self.choice,  # type: ignore[arg-type]
+            grammar=self.grammar,
+            json_object=self.json_object or False,
+            structural_tag=_json_text(self.structural_tag, dict),
+            whitespace_flexible=not self.disable_any_whitespace,
+            whitespace_pattern=self.whitespace_pattern,
+            disable_additional_properties=self.disable_additional_properties,
+            param="structured_outputs",
+        )
+        object.__setattr__(self, "output", output)
+
+
+def _json_text(value: Any, kinds: Any) -> Any:
+    """What ``value`` stands for as JSON text; anything else as it is, for the checks to refuse."""
+    if not isinstance(value, kinds):
+        return value
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidRequestError("structured_outputs: it must be JSON", "structured_outputs") from None
 
 
 def _refuse_constant(name: str) -> None:

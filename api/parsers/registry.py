@@ -10,6 +10,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from api.parsers import harmony
+from api.parsers.call_tags import MakeTag
 from api.parsers.events import Parse
 from api.parsers.reasoning import deepseek_r1, gpt_oss, qwen3
 from api.parsers.reasoning.thinking import Marks
@@ -25,13 +26,15 @@ class ToolFormat:
     """How a family writes calls.
 
     ``markers`` must be in the text that ``parse`` reads, although some vocabularies have them as special
-    tokens. ``id_length``: its templates take ids of so many letters and digits only.
+    tokens. ``id_length``: its templates take ids of so many letters and digits only. ``strict`` makes the
+    grammar that calls are held to; without it they cannot be.
     """
 
     name: str
     parse: Callable[[Source, Container[str]], Parse[None]]
     markers: tuple[str, ...] = ()
     id_length: int | None = None
+    strict: MakeTag | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,12 @@ class ReasoningFormat:
     marks: Marks | None = None
 
 
-_JSON = ToolFormat("json", json.parse, json.MARKERS)
-_HERMES = ToolFormat("hermes", hermes.parse, hermes.MARKERS)
-_LLAMA = ToolFormat("llama3_json", llama3_json.parse, llama3_json.MARKERS)
-_MISTRAL = ToolFormat("mistral", mistral.parse, mistral.MARKERS, id_length=9)
+_JSON = ToolFormat("json", json.parse, json.MARKERS, strict=json.strict)
+_HERMES = ToolFormat("hermes", hermes.parse, hermes.MARKERS, strict=hermes.strict)
+_LLAMA = ToolFormat("llama3_json", llama3_json.parse, llama3_json.MARKERS, strict=llama3_json.strict)
+_MISTRAL = ToolFormat("mistral", mistral.parse, mistral.MARKERS, id_length=9, strict=mistral.strict)
 _PYTHONIC = ToolFormat("pythonic", pythonic.parse, pythonic.MARKERS)
-_DEEPSEEK = ToolFormat("deepseek", deepseek.parse, deepseek.MARKERS)
+_DEEPSEEK = ToolFormat("deepseek", deepseek.parse, deepseek.MARKERS, strict=deepseek.strict)
 _HARMONY = ToolFormat("openai", openai_harmony.parse, openai_harmony.MARKERS)
 
 TOOL_FORMATS: dict[str, ToolFormat] = {

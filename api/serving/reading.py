@@ -29,7 +29,7 @@ from api.parsers.registry import (
 from api.parsers.source import SourceParser
 from api.protocol.chat import ChatCompletionRequest, ChatFinishReason
 from api.server_config import ApiConfig
-from api.serving.tool_schemas import arguments_schema, calls_schema, schema_or_calls
+from api.serving.tool_schemas import arguments_schema, call_forms, calls_schema, schema_or_calls
 from api.serving.tools import ToolRequest
 from vllm_jax.outputs import FinishReason
 from vllm_jax.sampling_params import SamplingParams, StructuredOutput
@@ -103,6 +103,8 @@ class Reading:
             output = self._enforced()
         elif self.tools.mode == "auto" and output is not None:
             reading, output = dataclasses.replace(self, either=True), self._either(output)
+        elif self._reads_calls and any(tool.strict for tool in self.tools.callable):
+            output = self._strict_calls()
         if output is not None:
             output = self._behind_reasoning(output)
         return reading, dataclasses.replace(
@@ -120,6 +122,26 @@ class Reading:
             disable_additional_properties='"allOf"' not in schema,  # its parts add properties to each other
             best_effort=not any(tool.strict for tool in self.tools.callable),
             param="functions" if self.tools.legacy else "tools",
+        )
+
+    def _strict_calls(self) -> StructuredOutput:
+        """Free text, and calls that satisfy the schemas."""
+        field, format = "functions" if self.tools.legacy else "tools", self.formats.tools
+        assert format is not None
+        if format.strict is None:
+            raise bad_request(
+                f'{field}: strict cannot be honoured with tool_choice "auto", since calls of the format '
+                f'{format.name!r} cannot be constrained. Leave strict out, or send tool_choice "required".',
+                field,
+            )
+        tag = json.dumps({"format": format.strict(call_forms(self.tools), self.tools.parallel)})
+        marks = None if self.formats.reasoning is None else self.formats.reasoning.marks
+        return StructuredOutput(
+            structural_tag=tag,
+            whitespace_pattern=" ?",
+            disable_additional_properties='"allOf"' not in tag,
+            preamble=(marks.start, marks.end) if marks is not None and self.opening == "unsaid" else None,
+            param=field,
         )
 
     def _either(self, output: StructuredOutput) -> StructuredOutput:
@@ -143,7 +165,7 @@ class Reading:
             return output
         if reasoning.marks is None or self.opening == "open" or output.grammar is not None:
             return dataclasses.replace(output, after=reasoning.end)
-        if output.structural_tag is not None:  # most of it is free text anyway
+        if output.structural_tag is not None:  # the client's free text, or it has its preamble
             return output
         return dataclasses.replace(output, preamble=(reasoning.marks.start, reasoning.marks.end))
 

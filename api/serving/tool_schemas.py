@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from api.parsers.call_tags import CallForm
 from api.serving.tools import Tool, ToolRequest
 
 _NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
@@ -25,6 +26,21 @@ def calls_schema(tools: ToolRequest) -> str:
 def arguments_schema(tool: Tool) -> str:
     """JSON text of the schema of one tool's arguments."""
     return json.dumps({"type": "object", **tool.parameters}, ensure_ascii=False)
+
+
+def call_forms(tools: ToolRequest) -> list[CallForm]:
+    """The callable tools for a grammar of free text and calls; what is not strict may have any arguments."""
+    return [
+        CallForm(
+            tool.name,
+            {
+                "type": "json_schema",
+                "json_schema": {"type": "object", **(tool.parameters if tool.strict else {})},
+                "strict": tool.strict,
+            },
+        )
+        for tool in tools.callable
+    ]
 
 
 def schema_or_calls(schema: Any, tools: ToolRequest) -> str:

@@ -62,6 +62,8 @@ REGEX = {"regex": "a"}
 REGEXES = [
     ({"structured_outputs": {"regex": "[ab]{4}"}}, "[ab]{4}"),
     ({"guided_regex": "[ab]{4}"}, "[ab]{4}"),
+    ({"response_format": {"type": "structural_tag", "format": {"type": "regex", "pattern": "a+b"}}}, "a+b"),
+    ({"structured_outputs": {"structural_tag": {"format": {"type": "const_string", "value": "x"}}}}, "x"),
     ({"structured_outputs": {"choice": ["yes", "no"]}}, "yes|no"),
     ({"guided_choice": ["yes", "no"]}, "yes|no"),
     ({"structured_outputs": {"grammar": 'root ::= "x" [0-9]'}}, "x[0-9]"),
@@ -108,7 +110,7 @@ def test_streams_and_whole_answers_agree(client: TestClient) -> None:
         ("structured_outputs", {"structured_outputs": {"regex": "(a"}}),
         ("structured_outputs", {"structured_outputs": {"json": "{"}}),
         ("structured_outputs", {"structured_outputs": {"structural_tag": "{}"}}),
-        ("response_format", {"response_format": {"type": "structural_tag", "format": {"type": "any_text"}}}),
+        ("response_format", {"response_format": {"type": "structural_tag", "format": {"type": "token"}}}),
         ("guided_json", {"guided_json": {"type": "nonsense"}}),
         ("guided_json", {"guided_json": {"type": "array", "uniqueItems": True}}),
         ("guided_grammar", {"guided_grammar": "no grammar"}),

@@ -213,6 +213,42 @@ def test_several_answers_and_logprobs(http: httpx.Client) -> None:
     assert spelled_by == [spelled, spelled]
 
 
+MILANO = {
+    "type": "object",
+    "properties": {"city": {"const": "Milano"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def strict(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "get_weather", "parameters": parameters, "strict": True}}
+
+
+def test_strict_tools_are_enforced_where_the_model_calls_them(http: httpx.Client) -> None:
+    """The model would say Roma. Its mark of a call is a special token here."""
+    tools, one = [strict(MILANO)], {"parallel_tool_calls": False}
+    choice = ask(http, "weather", tools=tools, **one)
+    assert calls_of(choice["message"]) == [("get_weather", {"city": "Milano"})]
+    assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None
+    events = stream(http, "weather", tools=tools, **one)
+    deltas = [call for e in events for c in e["choices"] for call in c["delta"].get("tool_calls", [])]
+    assert json.loads("".join(call["function"].get("arguments", "") for call in deltas)) == {"city": "Milano"}
+    assert ask(http, "plain", tools=tools)["message"]["content"] == SCRIPTS["plain"]
+    assert calls_of(ask(http, "weather", tools=[strict(WEATHER["function"]["parameters"])])["message"]) == [
+        ("get_weather", {"city": "Roma"})
+    ]
+    thinking = ask(http, "two", tools=tools, max_tokens=200, **one)["message"]
+    assert thinking["reasoning"] == "Rome, then Milan." and thinking["content"] == "I look."
+    assert calls_of(thinking) == [("get_weather", {"city": "Milano"})]
+
+
+def test_strict_tools_whose_schema_cannot_be_enforced_are_refused(http: httpx.Client) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    error = ask(http, "plain", 400, tools=[strict(schema)])
+    assert error["param"] == "tools" and "uniqueItems" in error["message"]
+
+
 def test_deprecated_functions(http: httpx.Client) -> None:
     old = {"tools": None, "functions": [WEATHER["function"]]}
     choice = ask(http, "two", **old)
@@ -301,9 +337,14 @@ def test_openai_client(client: openai.OpenAI) -> None:
         '{"city": "Milan", "days": 3}',
     ]
     strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
-    parsed = client.chat.completions.parse(model="tiny", messages=ASK, tools=[strict], extra_body=extra)
-    calls = parsed.choices[0].message.tool_calls or []
-    assert calls[1].function.parsed_arguments == {"city": "Milan", "days": 3}
+    parsed = client.chat.completions.parse(
+        model="tiny",
+        messages=ASK,
+        tools=[strict],
+        extra_body={"chat_template_kwargs": {"script": "weather"}},
+    )
+    [call] = parsed.choices[0].message.tool_calls or []
+    assert call.function.parsed_arguments == {"city": "Roma"}
 
 
 @tool

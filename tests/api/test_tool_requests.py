@@ -193,6 +193,16 @@ def test_a_grammar_begins_behind_the_reasoning() -> None:
             output = constrained(prompt, format, params, **fields)
             assert output is not None and (output.after, output.preamble) == (after, preamble)
     assert constrained("", "qwen3", SamplingParams(), **tools) is None
+    declared = tools["tools"][0]["function"]
+    strict = {"tools": [{"type": "function", "function": {**declared, "strict": True}}]}
+    for prompt, after, preamble in (
+        ("assistant:", None, ("<think>", "</think>")),
+        ("assistant: <think>", "</think>", None),
+        ("</think>\n", None, None),
+    ):
+        output = constrained(prompt, "qwen3", SamplingParams(), **strict)
+        assert output is not None and output.kind == "structural_tag"
+        assert (output.after, output.preamble) == (after, preamble)
     for kind, after in (
         (StructuredOutput(grammar='start: "a"'), "</think>"),
         (StructuredOutput(structural_tag='{"structures": [], "triggers": ["<"]}'), None),

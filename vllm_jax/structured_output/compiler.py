@@ -73,7 +73,7 @@ class GrammarCompiler:
         """
         if (known := self.known(output)) is not None:
             return known
-        source = lark_source(output)
+        source = lark_source(output, self._vocabulary.special_ids)
         grammar = self._compile(source, output)
         with self._lock:
             if output not in self._cache:

@@ -8,12 +8,15 @@ have only one continuation, megabytes of them for ``(a{1000}){1000}``, and token
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
 
 from vllm_jax.errors import InvalidRequestError
 from vllm_jax.structured_output.json_schema import compiler_schema
-from vllm_jax.structured_output.structural_tag import structural_tag_source
+from vllm_jax.structured_output.structural_tag import TagWriter
 from vllm_jax.structured_output_params import StructuredOutput
 
 _HEADER = '%llguidance {"no_forcing": true}\n'
@@ -23,29 +26,40 @@ _ASCII_CLASSES = "dws"
 Tibetan digits."""
 
 
-def lark_source(output: StructuredOutput) -> str:
-    """The Lark text of a constraint (``output.after`` is not part of it).
+def lark_source(output: StructuredOutput, special: Mapping[str, int]) -> str:
+    """The Lark text of a constraint (``output.after`` is not part of it), or JSON with several such texts.
+
+    ``special`` has the ids of the special tokens by their texts.
 
     Raises:
         InvalidRequestError: a schema that is too expensive, or a grammar in a syntax that is not supported.
     """
     if output.grammar is not None:
         return _HEADER + _grammar(output.grammar, output.param)
-    if output.structural_tag is not None:
-        return _HEADER + structural_tag_source(output)
+    writer = TagWriter(output, special, lambda grammar: _grammar(grammar, output.param))
+    constrained = _rule(output, writer)
+    rules = writer.rules
     if output.preamble is None:
-        return f"{_HEADER}start: {_rule(output)}"
-    first, last = map(_literal, output.preamble)
-    return (
-        f"{_HEADER}start: (preamble space?)? constrained\n"
-        f"preamble[lazy]: /{first}(.|\\n)*{last}/\n"
-        "space: /[ \\t\\r\\n]{1,8}/\n"
-        f"constrained: {_rule(output)}"
-    )
+        rules = [f"start: {constrained}", *rules]
+    else:
+        rules = [
+            "start: (preamble space?)? constrained",
+            f"preamble: {writer.span(*output.preamble)}",
+            "space: /[ \\t\\r\\n]{1,8}/",
+            f"constrained: {constrained}",
+            *rules,
+        ]
+    text = _HEADER + "\n".join(rules)
+    if not writer.grammars:
+        return text
+    parts = {"": text, **writer.grammars}
+    return json.dumps({"grammars": [{"name": name, "lark_grammar": parts[name]} for name in parts]})
 
 
-def _rule(output: StructuredOutput) -> str:
+def _rule(output: StructuredOutput, writer: TagWriter) -> str:
     """The right side of a rule for a constraint without a grammar of its own."""
+    if output.structural_tag is not None:
+        return writer.write()
     if output.regex is not None:
         return f"/{regex_to_lark(output.regex, _ASCII_CLASSES)}/"
     if output.choice is not None:

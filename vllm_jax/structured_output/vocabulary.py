@@ -51,6 +51,11 @@ class Vocabulary:
         """The grammar engine's own view. Takes about half a second for 128k tokens."""
         return LLTokenizer(TokenizerWrapper(_Source(self, self._tokenizer)), eos_token=[self.size])
 
+    @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """The special tokens by their texts."""
+        return {text: i for i, text in self.special_texts.items()}
+
     @property
     def special_texts(self) -> dict[int, str]:
         """What grammars call the special tokens."""

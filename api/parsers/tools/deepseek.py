@@ -15,8 +15,9 @@ DeepSeek-V3.1.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
+from api.parsers.call_tags import CallForm, Tag, listed, tag, triggered
 from api.parsers.events import CallEnd, CallStart, Content, Parse
 from api.parsers.json_calls import MAX_NAME, arguments
 from api.parsers.source import Source
@@ -26,6 +27,19 @@ CALL_BEGIN, CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>
 SEPARATOR = "<｜tool▁sep｜>"
 MARKERS = (CALLS_BEGIN, CALLS_END, CALL_BEGIN, CALL_END, SEPARATOR)
 FENCE = "```"
+
+
+def strict(calls: Sequence[CallForm], parallel: bool) -> Tag:
+    """The form of answers whose calls are all as they should be, of either kind."""
+    single: list[Tag] = []
+    for call in calls:
+        fenced = f"{CALL_BEGIN}function{SEPARATOR}{call.name}\n{FENCE}json\n"
+        single += [
+            tag(f"{CALL_BEGIN}{call.name}{SEPARATOR}", call.arguments, CALL_END),
+            tag(fenced, call.arguments, f"\n{FENCE}{CALL_END}"),
+        ]
+    rows = [tag(CALLS_BEGIN, listed(single, separator, parallel), CALLS_END) for separator in ("", "\n")]
+    return triggered([CALLS_BEGIN, CALL_BEGIN], [*rows[: 1 + parallel], *single], parallel)
 
 
 def parse(source: Source, names: Container[str]) -> Parse[None]:

@@ -8,14 +8,22 @@ array and a ```json fence around it are taken too. The answer must begin with it
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
+from api.parsers.call_tags import CallForm, Tag, only_calls
 from api.parsers.events import Parse
 from api.parsers.json_calls import call_list
 from api.parsers.source import Source
 
 MARKERS = ()
 FENCE = "```"
+
+
+def strict(calls: Sequence[CallForm], parallel: bool) -> Tag:
+    """The form of answers whose calls are all as they should be."""
+    return only_calls(
+        calls, "arguments", parallel, begins=["["], separator=", ", end="]", ignored=f"({FENCE}(json)?)?"
+    )
 
 
 def parse(source: Source, names: Container[str]) -> Parse[None]:

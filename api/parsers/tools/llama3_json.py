@@ -8,14 +8,22 @@ Some answers begin with <|python_tag|>. Sources: the chat template of meta-llama
 
 from __future__ import annotations
 
-from collections.abc import Container
+import re
+from collections.abc import Container, Sequence
 
+from api.parsers.call_tags import CallForm, Tag, only_calls
 from api.parsers.events import Parse
 from api.parsers.json_calls import call_list
 from api.parsers.source import Source
 
 PYTHON_TAG = "<|python_tag|>"
 MARKERS = (PYTHON_TAG,)
+
+
+def strict(calls: Sequence[CallForm], parallel: bool) -> Tag:
+    """The form of answers whose calls are all as they should be."""
+    ignored = f"({re.escape(PYTHON_TAG)})?"
+    return only_calls(calls, "parameters", parallel, begins=["", PYTHON_TAG], separator="; ", ignored=ignored)
 
 
 def parse(source: Source, names: Container[str]) -> Parse[None]:

@@ -10,14 +10,30 @@ Mistral-7B-Instruct-v0.3 and Mistral-Small-3.2-24B-Instruct-2506.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
+from api.parsers.call_tags import CallForm, Tag, const, listed, objects, sequence, tag, triggered
 from api.parsers.events import CallEnd, CallStart, Content, Parse
 from api.parsers.json_calls import MAX_NAME, arguments, call_list
 from api.parsers.source import Source
 
 CALLS, CALL_ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 MARKERS = (CALLS, CALL_ID, ARGS)
+
+
+def strict(calls: Sequence[CallForm], parallel: bool) -> Tag:
+    """The form of answers whose calls are all as they should be, of either kind."""
+    space: Tag = {"type": "regex", "pattern": " ?"}
+    array = sequence(space, const("["), listed(objects(calls, "arguments"), ", ", parallel), const("]"))
+    tags = [tag(CALLS, array, "")]
+    for call in calls:
+        call_id: Tag = {"type": "regex", "pattern": "[a-zA-Z0-9]{1,64}"}
+        named = sequence(call_id, const(ARGS), call.arguments)
+        tags += [
+            tag(f"{CALLS}{call.name}{ARGS}", call.arguments, ""),
+            tag(f"{CALLS}{call.name}{CALL_ID}", named, ""),
+        ]
+    return triggered([CALLS], tags, parallel)
 
 
 def parse(source: Source, names: Container[str]) -> Parse[None]:
