@@ -61,7 +61,7 @@ def test_tokens_of_steps_are_those_of_prompts_and_answers(server: Server) -> Non
     before = server.metric(name)
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
     used = 0
-    for words in (1, 60):  # in one step, and in several
+    for words in (1, 30):  # in one step, and in several
         answer = client.completions.create(
             model="tiny",
             prompt="one more " * words,
