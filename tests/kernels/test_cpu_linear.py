@@ -21,8 +21,8 @@ from vllm_jax.kernels.cpu.linear import products
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
 
 VARIANTS = ("kPortable", "kAvx2", "kAvx512")
-ROWS = (0, 1, 2, 3, 5, 6, 7, 11, 16, 64, 65)
-SHAPES = ((0, 5), (5, 0), (1, 1), (3, 31), (4, 32), (35, 33), (64, 129), (130, 768), (67, 1000))
+ROWS = (0, 1, 2, 3, 5, 6, 7, 11, 16, 17, 32, 33, 64, 65, 140)
+SHAPES = ((0, 5), (5, 0), (1, 1), (3, 31), (4, 32), (35, 33), (64, 129), (130, 768), (67, 1000), (9, 4500))
 # Rounding of the inputs is part of the operands; what is left is the order of the float32 sums.
 DTYPES = ("float32", "bfloat16")
 
@@ -61,11 +61,13 @@ def test_several_weights_with_biases(dtype, y_dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_does_not_depend_on_the_others(dtype):
-    x, weight = draw((64, 200), (37, 200), dtype=dtype)
-    together = np.asarray(products(x, [weight], dtype=jnp.dtype("float32"))[0])
-    for rows in (1, 2, 5, 7, 13):
-        alone = np.asarray(products(x[:rows], [weight], dtype=jnp.dtype("float32"))[0])
-        np.testing.assert_array_equal(alone, together[:rows])
+    """Nor on how many there are, among few and among many: those two are added up in another order."""
+    x, weight = draw((200, 201), (37, 201), dtype=dtype)
+    for most, fewer in ((2, (1,)), (200, (7, 13, 16, 17, 33, 64, 150))):
+        together = np.asarray(products(x[:most], [weight], dtype=jnp.dtype("float32"))[0])
+        for rows in fewer:
+            alone = np.asarray(products(x[most - rows : most], [weight], dtype=jnp.dtype("float32"))[0])
+            np.testing.assert_array_equal(alone, together[most - rows :])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -124,7 +126,7 @@ def test_the_other_instruction_sets(variant, tmp_path, monkeypatch):
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     monkeypatch.setattr(linear_module, "TARGET", name)
     for dtype in DTYPES:
-        for rows in (1, 3, 16):
+        for rows in (1, 3, 16, 40):
             x, weight, up, residual = draw((rows, 77), (37, 77), (37, 77), (rows, 37), dtype=dtype)
             scale, bias = draw((77,), (37,), dtype=dtype)
             (y,) = products(x, [weight], [bias], dtype=jnp.dtype("float32"))

@@ -3,10 +3,10 @@ them in a decoder layer: the norm before, the residual after, the gate of an MLP
 
 The one place that knows which form is best where:
 
-* CPU, few rows (:data:`NATIVE_ROWS`): the native kernel, which reads each weight once at the memory's speed
-  and does the rest on the way.
-* CPU, more rows, or no native kernels: XLA, with float32 accumulation and at least two rows (a single
-  bfloat16 row falls into a naive path that is ten times slower).
+* CPU: the native kernel, which reads each weight once at the memory's speed, or computes near the cores'
+  limit where there are many rows, and does the rest on the way.
+* CPU without the native kernels: XLA, with float32 accumulation and at least two rows (a single bfloat16 row
+  falls into a naive path that is ten times slower).
 * Elsewhere: XLA.
 
 ``benchmarks/kernels/cpu_linear.py`` measures the forms beside each other.
@@ -14,10 +14,8 @@ The one place that knows which form is best where:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -28,8 +26,7 @@ from vllm_jax.kernels.cpu.library import available
 from vllm_jax.kernels.cpu.linear import products
 from vllm_jax.layers.norm import LayerNorm, RMSNorm, layer_norm, rms_norm
 
-NATIVE_ROWS: Mapping[str, int] = MappingProxyType({"float32": 64, "bfloat16": 64})
-"""Up to how many rows the native CPU kernel is the faster form, by dtype."""
+NATIVE_DTYPES = ("float32", "bfloat16")
 
 Norm = RMSNorm | LayerNorm
 
@@ -113,9 +110,9 @@ def _with_norm(form: _Form, operands: _Operands, norm: Norm | None) -> tuple[_Fo
 
 def _compute(form: _Form, operands: _Operands) -> list[jax.Array]:
     x = operands.x
-    fits = x.ndim == 2 and x.shape[0] <= NATIVE_ROWS.get(x.dtype.name, 0)
+    fits = x.ndim == 2 and x.dtype.name in NATIVE_DTYPES
     same = all(array.dtype == x.dtype for array in jax.tree.leaves(operands))
-    return list((_few_rows if fits and same and available() else _by_xla)(form, operands))
+    return list((_native_on_cpu if fits and same and available() else _by_xla)(form, operands))
 
 
 def _by_xla(form: _Form, operands: _Operands) -> Arrays:
@@ -151,7 +148,7 @@ def _product(x: jax.Array, weight: jax.Array, bias: jax.Array | None, dtype: jnp
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _few_rows(form: _Form, operands: _Operands) -> Arrays:
+def _native_on_cpu(form: _Form, operands: _Operands) -> Arrays:
     """The native kernel in programs for the CPU, XLA in others. ``operands.x [rows, in]``."""
 
     @jax.custom_batching.custom_vmap
@@ -169,7 +166,7 @@ def _few_rows(form: _Form, operands: _Operands) -> Arrays:
     return compute(operands)
 
 
-@_few_rows.defjvp
+@_native_on_cpu.defjvp
 def _(form: _Form, primals: Any, tangents: Any) -> tuple[Arrays, Arrays]:
     return jax.jvp(partial(_by_xla, form), primals, tangents)
 

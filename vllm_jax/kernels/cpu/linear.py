@@ -1,4 +1,4 @@
-"""Products of a few rows with weights ``[out, in]``, by the native kernel in ``native/linear.cc``.
+"""Products with weights ``[out, in]``, by the native kernel in ``native/linear.cc``.
 
 Knows shapes, dtypes and what the kernel can do before and after a product. Does not know when this is the
 best form: ``layers/linear.py`` does.
@@ -36,7 +36,7 @@ def products(
 
     Args:
         x: ``[rows, in]`` float32 or bfloat16; everything else has its dtype.
-        weights: read once, whatever the number of rows (up to 64).
+        weights: read from memory once, whatever the number of rows.
         biases: one a weight, or None.
         dtype: of the results, float32 or bfloat16. Sums are float32.
         norm: a name in :data:`NORMS`.
@@ -47,8 +47,9 @@ def products(
         residual: ``[rows, out]`` is added to the one result, after rounding.
 
     Returns:
-        ``[rows, out_i]`` for each weight (one if ``gated``). A row's numbers do not depend on the other
-        rows, bit for bit. The bfloat16 instruction, where the CPU has it, takes subnormal numbers for zero.
+        ``[rows, out_i]`` for each weight (one if ``gated``). A row's numbers do not depend on the numbers of
+        the other rows; up to 6 rows (2 without AVX-512) are added up in another order than more. The bfloat16
+        instruction, where the CPU has it, takes subnormal numbers for zero.
     """
     outs = [weight.shape[0] for weight in (weights[:1] if gated else weights)]
     call = jax.ffi.ffi_call(TARGET, [jax.ShapeDtypeStruct((x.shape[0], n), dtype) for n in outs])

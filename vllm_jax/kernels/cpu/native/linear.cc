@@ -1,12 +1,13 @@
 // Products of a few rows with weights as the checkpoints store them, y[rows, out] = x[rows, in] w[out, in]^T,
 // with what comes before and after them in a decoder layer.
 //
-// Made for decode steps, where the time is that of reading the weights once: they come from memory in order,
-// each exactly once, and are multiplied with all rows while they are there. Sums are float32 for both dtypes.
+// The weights come from memory in order and are multiplied with as many rows as the cache has room for while
+// they are there: a decode step takes the time of reading them once. Sums are float32 for both dtypes.
 
 #include <algorithm>
 #include <cstdint>
-#include <optional>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "isa.h"
@@ -25,12 +26,19 @@ struct Norm {
   float eps;
 };
 
-// The functions of linear_kernel.h, where they are explained.
+// The functions of linear_kernel.h and the files it includes, where they are explained.
 struct Kernels {
-  using Product = void (*)(const void* x, const void* w, int64_t rows, int64_t outs, int64_t k, float* y,
-                           int64_t ldy);
-  Product f32;
-  Product bf16;
+  struct Products {
+    using Product = void (*)(const void* x, const void* w, int64_t rows, int64_t outs, int64_t k, float* y,
+                             int64_t ldy);
+    Product few;     // x as it is
+    Product blocks;  // x packed
+    void (*pack)(const void* x, int64_t rows, int64_t k, void* out);
+  };
+  int64_t few_rows;    // more are packed
+  int64_t block_rows;  // that are packed together
+  Products f32;
+  Products bf16;
   bool bf16_wants_float_x;  // x is given in float32 for bfloat16 weights
   void (*normalise)(const Norm& norm, const void* x, bool bf16, int64_t rows, int64_t k, void* out);
   void (*finish)(const float* sums, const void* bias, const void* residual, bool bf16, bool y_bf16, int64_t n,
@@ -104,10 +112,97 @@ const Kernels& kernels_for(Isa isa) {
   }
 }
 
-constexpr int64_t kMaxRows = 64;      // of one pass; more rows read the weights again
-constexpr int64_t kOutsPerItem = 32;  // of the loop that the threads share
+constexpr int64_t kOutsPerItem = 48;          // of the loop that the threads share: four tiles of twelve
+constexpr int64_t kPassRows = 128;            // at most, of one pass over an item's weights; more passes find
+constexpr int64_t kPassBytes = 512 * 1024;    // them in the second-level cache, beside that much of x
 
 const void* at(const void* p, int64_t bytes) { return p == nullptr ? nullptr : static_cast<const char*>(p) + bytes; }
+
+// Memory of cache lines, as it comes.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) : data_(static_cast<char*>(::operator new(bytes, kLine))) {}
+  char* data() { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+  struct Delete {
+    void operator()(char* p) const { ::operator delete(p, kLine); }
+  };
+  std::unique_ptr<char, Delete> data_;
+};
+
+// Rows of x as the products want them: normalised, widened, packed.
+class Rows {
+ public:
+  Rows(ffi::ThreadPool& pool, const Kernels& kernels, const Norm& norm, const void* x, bool bf16, int64_t rows,
+       int64_t k)
+      : kernels_(kernels), norm_(norm), x_(x), bf16_(bf16), rows_(rows), k_(k) {
+    if (!packed() && !normed() && !widened()) return;
+    const int64_t blocks = packed() ? (rows + kernels.block_rows - 1) / kernels.block_rows : 1;
+    ready_.emplace_back(blocks * block_bytes());
+    parallel_for(pool, blocks, [&](int64_t block) { prepare(block); });
+  }
+
+  const Kernels::Products& products() const { return bf16_ ? kernels_.bf16 : kernels_.f32; }
+  Kernels::Products::Product product() const { return packed() ? products().blocks : products().few; }
+
+  // Rows of one pass over the weights.
+  int64_t pass() const {
+    if (!packed()) return rows_;
+    const int64_t block = kernels_.block_rows, blocks = std::min(kPassRows / block, kPassBytes / (block_bytes() + 1));
+    return std::max<int64_t>(blocks, 1) * block;
+  }
+
+  // From row r on, a multiple of pass(), for product().
+  const void* from(int64_t r) {
+    if (ready_.empty()) return at(x_, r * k_ * size());
+    return ready_[0].data() + r / block_rows() * block_bytes();
+  }
+
+ private:
+  bool packed() const { return rows_ > kernels_.few_rows; }
+  bool normed() const { return norm_.kind != Norm::kNone; }
+  bool widened() const { return bf16_ && kernels_.bf16_wants_float_x; }
+  int64_t size() const { return bf16_ ? 2 : 4; }
+  int64_t block_rows() const { return packed() ? kernels_.block_rows : rows_; }
+
+  // Of a row, an odd number of bfloat16 is followed by a zero.
+  int64_t block_bytes() const {
+    return block_rows() * (bf16_ && !widened() ? (k_ + 1) / 2 * 4 : k_ * 4);
+  }
+
+  void prepare(int64_t block) {
+    const int64_t first = block * block_rows(), some = std::min(block_rows(), rows_ - first), n = some * k_;
+    char* out = ready_[0].data() + block * block_bytes();
+    const void* x = at(x_, first * k_ * size());
+    std::vector<Scratch> steps;  // what a step leaves, the last one in place
+    const auto room = [&](bool last, int64_t bytes) {
+      if (last) return out;
+      steps.emplace_back(bytes);
+      return steps.back().data();
+    };
+    if (normed()) {
+      char* to = room(!widened() && !packed(), n * size());
+      kernels_.normalise(norm_, x, bf16_, some, k_, to);
+      x = to;
+    }
+    if (widened()) {
+      char* to = room(!packed(), n * 4);
+      auto* bits = static_cast<const uint16_t*>(x);
+      std::transform(bits, bits + n, reinterpret_cast<float*>(to), to_float);
+      x = to;
+    }
+    if (packed()) products().pack(x, some, k_, out);
+  }
+
+  const Kernels& kernels_;
+  const Norm& norm_;
+  const void* x_;
+  const bool bf16_;
+  const int64_t rows_, k_;
+  std::vector<Scratch> ready_;
+};
 
 // Takes the arguments one after the other and checks what they have in common.
 class Arguments {
@@ -188,23 +283,9 @@ ffi::Error linear(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingR
   if (rows == 0 || items == 0) return ffi::Error::Success();
 
   static const Kernels& kernels = kernels_for(cpu_isa());
-  const Kernels::Product product = bf16 ? kernels.bf16 : kernels.f32;
-  const void* from = x.untyped_data();
-  int64_t x_row = k * size;
-  std::vector<char> normed;
-  if (norm.kind != Norm::kNone) {
-    normed.resize(rows * k * size);
-    kernels.normalise(norm, from, bf16, rows, k, normed.data());
-    from = normed.data();
-  }
-  std::vector<float> widened;
-  if (bf16 && kernels.bf16_wants_float_x) {
-    widened.resize(rows * k);
-    auto* bits = static_cast<const uint16_t*>(from);
-    std::transform(bits, bits + rows * k, widened.begin(), to_float);
-    from = widened.data();
-    x_row = k * 4;
-  }
+  Rows prepared(pool, kernels, norm, x.untyped_data(), bf16, rows, k);
+  const auto product = prepared.product();
+  const int64_t pass = prepared.pass();
 
   parallel_for(pool, items, [&](int64_t item) {
     size_t p = gated ? 0 : parts.size() - 1;
@@ -213,10 +294,10 @@ ffi::Error linear(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingR
     const int64_t o = (item - part.first_item) * kOutsPerItem;
     const int64_t outs = std::min(kOutsPerItem, part.outs - o);
     const void* some_bias = at(part.bias, o * size);
-    float sums[kMaxRows * kOutsPerItem], up[kMaxRows * kOutsPerItem];
-    for (int64_t r = 0; r < rows; r += kMaxRows) {
-      const int64_t some = std::min(kMaxRows, rows - r);
-      const void* xs = at(from, r * x_row);
+    float sums[kPassRows * kOutsPerItem], up[kPassRows * kOutsPerItem];
+    for (int64_t r = 0; r < rows; r += pass) {
+      const int64_t some = std::min(pass, rows - r);
+      const void* xs = prepared.from(r);
       product(xs, at(part.weight, o * k * size), some, outs, k, sums, kOutsPerItem);
       if (gated) product(xs, at(parts[1].weight, o * k * size), some, outs, k, up, kOutsPerItem);
       for (int64_t i = 0; i < some; ++i) {
