@@ -63,7 +63,11 @@ def _response_format(given: ResponseFormat) -> dict[str, Any]:
         raise bad_request(
             "response_format of type json_schema needs its schema in json_schema.schema.", "response_format"
         )
-    return {"json_schema": _schema_text(named.schema_), "best_effort": named.strict is False}
+    return {
+        "json_schema": _schema_text(named.schema_),
+        "best_effort": named.strict is False,
+        "disable_additional_properties": True,  # what clients that leave it unsaid mean
+    }
 
 
 def _structured_outputs(given: StructuredOutputsFields) -> dict[str, Any]:

@@ -58,6 +58,29 @@ def test_every_spelling_of_a_schema(client: TestClient, fields: dict[str, Any]) 
     assert answer["colour"] in COLOURS["enum"] and answer["size"] in (None, 3) and len(answer) == 2
 
 
+def test_an_answer_has_no_properties_that_its_model_does_not_name(server: Server) -> None:
+    """Also where the schema leaves it open, as pydantic's do and the clients' that do not ask for strict."""
+
+    class Answer(pydantic.BaseModel):
+        colour: Literal["red", "green"]
+        size: Literal[3] | None
+
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    schema = Answer.model_json_schema()
+    assert "additionalProperties" not in schema
+    for seed in range(6):
+        completion = client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "Which?"}],
+            response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
+            seed=seed,
+            extra_body={"bad_words": [" ", "\n", "\t", "\r"]},
+            max_tokens=100,
+        )
+        text = completion.choices[0].message.content
+        assert text is not None and json.loads(text).keys() == {"colour", "size"}
+
+
 REGEX = {"regex": "a"}
 REGEXES = [
     ({"structured_outputs": {"regex": "[ab]{4}"}}, "[ab]{4}"),

@@ -217,6 +217,59 @@ def test_a_property_may_be_called_like_a_keyword(compiler, vocabulary) -> None:
     assert text == b'{"format":1,"multipleOf":2,"properties":3}'
 
 
+_OBJECT = {"type": "object"}
+_A, _B = {"a": {"const": 1}}, {"b": {"const": 2}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "texts"),
+    [
+        ({"type": "object", "properties": _A}, {b"{}", b'{"a":1}'}),
+        ({"$ref": "#/$defs/x", "$defs": {"x": {**_OBJECT, "properties": _A}}}, {b"{}", b'{"a":1}'}),
+        ({"anyOf": [{**_OBJECT, "properties": _A, "required": ["a"]}, {"const": 5}]}, {b'{"a":1}', b"5"}),
+    ],
+)
+def test_objects_have_only_the_properties_that_are_named(
+    compiler, vocabulary, schema: dict[str, Any], texts: set[bytes]
+) -> None:
+    for seed in range(10):
+        assert _closed(compiler, vocabulary, schema, seed) in texts
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": _A, "required": ["a", "b"]},
+        {"properties": _A, "required": ["a"], "minProperties": 2},
+        {"properties": _A, "$ref": "#/$defs/x", "$defs": {"x": {"properties": _B, "required": ["b"]}}},
+        {"allOf": [{"properties": _A, "required": ["a"]}, {"properties": _B, "required": ["b"]}]},
+        {"properties": _A, "anyOf": [{"properties": _B, "required": ["b"]}, {"properties": _A}]},
+    ],
+)
+def test_objects_stay_open_where_no_schema_names_all_their_properties(
+    compiler, vocabulary, schema: dict[str, Any]
+) -> None:
+    state = _start_closed(compiler, {**_OBJECT, **schema})
+    for part in (b'{"a":1', b","):
+        for byte in part:
+            token = vocabulary.tokens.index(bytes([byte]))
+            assert token in allowed(state)
+            consume(state, token)
+
+
+def _start_closed(compiler, schema: dict[str, Any]):
+    return start(
+        compiler,
+        json_schema=json.dumps(schema),
+        whitespace_flexible=False,
+        disable_additional_properties=True,
+    )
+
+
+def _closed(compiler, vocabulary, schema: dict[str, Any], seed: int) -> bytes:
+    return walk(_start_closed(compiler, schema), vocabulary, np.random.default_rng(seed), 100)
+
+
 def test_whitespace_of_ones_own(compiler, vocabulary) -> None:
     schema = json.dumps({"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]})
     rng = np.random.default_rng(0)

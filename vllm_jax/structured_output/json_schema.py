@@ -31,6 +31,9 @@ _MAX_DIVISOR = 20_000
 """The automaton of ``multipleOf`` has as many states as the divisor, and combined divisors multiply."""
 
 
+_NAMING = {"properties", "$ref", "allOf", "anyOf", "oneOf"}
+_OTHER_NAMES = {"patternProperties", "unevaluatedProperties", "propertyNames"}
+
 _MAX_OPTIONAL = 1_000
 """Properties of one object that may be left out: each adds to the work of every step."""
 
@@ -45,12 +48,13 @@ def compiler_schema(output: StructuredOutput) -> str:
     if schema is True:
         schema = {}
     divisor = 1
+    closed = output.disable_additional_properties and not any(map(_is_extended, _schemas(schema)))
     for node in _schemas(schema):
         if node.get("format") not in _ENFORCED_FORMATS:
             node.pop("format", None)
         if node.get("uniqueItems") is False:
             del node["uniqueItems"]
-        if output.disable_additional_properties and "properties" in node:
+        if closed and _names_all(node):
             node.setdefault("additionalProperties", False)
         node.pop("x-guidance", None)
         if _num_optional(node) > _MAX_OPTIONAL:
@@ -88,6 +92,30 @@ def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
                 waiting += value
             if keyword in _NAMED_SCHEMAS and isinstance(value, dict):
                 waiting += value.values()
+
+
+def _is_extended(node: dict[str, Any]) -> bool:
+    """Whether several schemas name properties of what ``node`` describes: none of them knows them all."""
+
+    def naming(keyword: str) -> int:
+        parts = node.get(keyword)
+        parts = parts if isinstance(parts, list) else []
+        return sum(isinstance(part, dict) and bool(_NAMING & part.keys()) for part in parts)
+
+    own = ("properties" in node) + ("$ref" in node)
+    return own + naming("allOf") + bool(naming("anyOf")) + bool(naming("oneOf")) > 1
+
+
+def _names_all(node: dict[str, Any]) -> bool:
+    """Whether ``node`` names properties, and with these alone an object can be what it says."""
+    properties, required = node.get("properties"), node.get("required")
+    if not isinstance(properties, dict) or _OTHER_NAMES & node.keys():
+        return False
+    names = required if isinstance(required, list) else []
+    least = node.get("minProperties", 0)
+    return {n for n in names if isinstance(n, str)} <= properties.keys() and not (
+        isinstance(least, int | float) and least > len(properties)
+    )
 
 
 def _num_optional(node: dict[str, Any]) -> int:
