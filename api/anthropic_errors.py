@@ -7,12 +7,16 @@ rewritten here for the paths of this API, whoever wrote it (routes, keys, limits
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import ApiError
+from api.errors import ApiError, to_api_error
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "/v1/messages"
 
@@ -69,7 +73,21 @@ class AnthropicErrorMiddleware:
                 if not message.get("more_body"):
                     await _send_error(start, body, send)
 
-        await self._app(scope, receive, rewritten)
+        began = False
+
+        async def watched(message: Message) -> None:
+            nonlocal began
+            began = True
+            await rewritten(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if not began:
+                logger.error("%s %s failed: %s", scope["method"], scope["path"], type(error).__name__)
+                found = to_api_error(error)
+                await JSONResponse(error_event(found), found.status_code)(scope, receive, send)
+            raise  # the HTTP server logs its traceback
 
 
 async def _send_error(start: Message, body: bytes, send: Send) -> None:

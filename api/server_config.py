@@ -111,6 +111,8 @@ class ApiConfig:
     """Most bytes they may have together; what was used longest ago goes first."""
     responses_store_ttl: float = 3600.0
     """Seconds after its last use that a response is kept at most."""
+    max_background_responses: int = 64
+    """Most responses that are made in the background at a time; more are answered with 503."""
     enable_reset_prefix_cache: bool = False
     """Let clients empty the prefix cache with POST /reset_prefix_cache, as benchmarks do. Not for servers
     that several parties share: it slows down everybody's next request."""
@@ -169,6 +171,7 @@ class ServerConfig:
             "--responses-store-size": (self.api.responses_store_size, 0),
             "--responses-store-bytes": (self.api.responses_store_bytes, 1024),
             "--responses-store-ttl": (self.api.responses_store_ttl, 0),
+            "--max-background-responses": (self.api.max_background_responses, 0),
         }
         for flag, (value, least) in at_least.items():
             if not least <= value < float("inf"):

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from api.protocol.base import RequestModel, ResponseModel
 from api.protocol.generation import TokenIds
+from api.protocol.message_blocks import unknown_keys
 
 Block = dict[str, Any]
 Blocks = Annotated[list[Block], Field(max_length=4096)]
@@ -52,6 +53,11 @@ class PromptFields(RequestModel):
     thinking: ThinkingOptions | None = None
     output_config: OutputOptions | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def unknown(self) -> set[str]:
+        """Fields, and keys inside of blocks and tools, that nobody knows."""
+        return super().unknown | set(unknown_keys(self))
 
 
 class MessagesRequest(PromptFields):

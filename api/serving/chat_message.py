@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from api.parsers.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from api.parsers.events import CallArguments, CallStart, Content, Event, Reasoning
 from api.protocol.chat import (
     ChatDelta,
     ChatResponseMessage,
@@ -20,8 +20,9 @@ from api.serving.reading import Reading
 def whole_message(events: Sequence[Event], role: str, echo: str, reading: Reading) -> ChatResponseMessage:
     """The message of a whole answer.
 
-    A call that was cut off is left out: nobody could run it. Content is null where there are calls, or
-    reasoning, and no text. Where calls were enforced there is a list of them, even if it is empty.
+    A call that was cut off has the beginning of its arguments, as a stream would have sent it. Content is
+    null where there are calls, or reasoning, and no text. Where calls were enforced there is a list of them,
+    even if it is empty.
     """
     content, reasoning = echo, ""
     calls: list[ToolCall] = []
@@ -35,9 +36,6 @@ def whole_message(events: Sequence[Event], role: str, echo: str, reading: Readin
                 calls.append(ToolCall(id=id, function=FunctionCall(name=name, arguments="")))
             case CallArguments(text):
                 calls[-1].function.arguments += text
-            case CallEnd(complete):
-                if not complete:
-                    calls.pop()
     said_otherwise = bool(calls or reasoning or reading.tools.enforced)
     message = ChatResponseMessage(
         role=role,

@@ -13,6 +13,7 @@ from api.errors import ApiError, bad_request
 from api.log_context import log_as
 from api.protocol.generation import GenerationRequest
 from api.server_config import ApiConfig, ServerConfig
+from api.serving.background import BackgroundPlaces
 from api.serving.beam_search import BeamSearchStream
 from api.serving.bounded_threads import BoundedThreads
 from api.serving.model_names import ServedModels
@@ -47,6 +48,7 @@ class ServerContext:
     prompts: PromptMaker
     responses: ResponseStore
     formats: AnswerFormats
+    background: BackgroundPlaces
     tracer: RequestTracer | None = None
     draining: bool = False
     grammar_threads: BoundedThreads = field(
@@ -175,6 +177,7 @@ def make_context(engine: AsyncEngine, engine_config: EngineConfig, config: Serve
             ttl_s=config.api.responses_store_ttl,
         ),
         AnswerFormats.choose(config.api, template),
+        BackgroundPlaces(config.api.max_background_responses),
         RequestTracer(config.log.otlp_traces_endpoint) if config.log.otlp_traces_endpoint else None,
     )
 

@@ -5,10 +5,11 @@ message_start, (content_block_start, content_block_delta*, content_block_stop)*,
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
+
+from pydantic_core import from_json
 
 from api.errors import ApiError
 from api.parsers.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
@@ -106,14 +107,13 @@ class MessageBuilder:
                 self._open.thinking += text
                 yield self._delta(type="thinking_delta", thinking=text)
             case CallStart(name, call_id):
-                self._arguments = ""
+                self._arguments, self._called = "", True
                 yield from self._begin(ToolUseBlock(id=call_id, name=name, input={}))
             case CallArguments(text):
                 self._arguments += text
                 yield self._delta(type="input_json_delta", partial_json=text)
-            case CallEnd(complete):
-                self._called = self._called or complete
-                yield from self._close(complete=complete)
+            case CallEnd():
+                yield from self._close()
 
     def _begin(self, block: MessageBlock) -> Iterator[StreamEvent]:
         yield from self._close()
@@ -121,7 +121,7 @@ class MessageBuilder:
         self.message.content.append(block)
         yield {"type": "content_block_start", "index": self._index, "content_block": block.model_dump()}
 
-    def _close(self, *, complete: bool = True) -> Iterator[StreamEvent]:
+    def _close(self) -> Iterator[StreamEvent]:
         block = self._open
         if block is None:
             return
@@ -130,8 +130,6 @@ class MessageBuilder:
         yield {"type": "content_block_stop", "index": self._index}
         if isinstance(block, ToolUseBlock):
             block.input = _object(self._arguments)
-            if not complete:  # nobody could run it
-                self.message.content.pop()
         self._open = None
 
     @property
@@ -143,9 +141,12 @@ class MessageBuilder:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """The arguments of a call; empty where the model wrote no JSON object."""
+    """The arguments of a call, as far as they go; empty where the model wrote no JSON object.
+
+    Official clients read a stream's pieces the same way.
+    """
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = from_json(text, allow_partial=True)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -232,7 +232,7 @@ class AnswerReader:
         self._calls = 0
         self._skipping = False  # inside a call beyond the one that is allowed
         self.called = False
-        """Whether a call has come to its end."""
+        """Whether a call has begun."""
 
     def read(self, text: str, *, finished: bool) -> list[Event]:
         """What more of the answer says. A :class:`CallStart` has its id; there are no empty events."""
@@ -258,9 +258,9 @@ class AnswerReader:
             case CallStart(name):
                 self._skipping = self._calls > 0 and not self._reading.tools.parallel
                 self._calls += not self._skipping
+                self.called = True
                 return None if self._skipping else CallStart(name, self._reading.call_id())
-            case CallEnd(complete):
-                self.called = self.called or complete
+            case CallEnd():
                 return None if self._skipping else event
             case Content(text):
                 return event if text else None

@@ -103,16 +103,17 @@ class ResponseRun:
 class BackgroundRun:
     """Makes a response in a task of its own; any number of readers may follow its events, now or later.
 
-    ``ended`` is called when it has come to its end, whichever.
+    ``ended`` is called when it has come to its end, whichever; ``released`` once, when no more work is done.
     """
 
-    def __init__(self, run: ResponseRun, *, ended: Callable[[], None]):
+    def __init__(self, run: ResponseRun, *, ended: Callable[[], None], released: Callable[[], None]):
         self._run = run
         self._ended = ended
         self._log: list[StreamEvent] = []
         self._news = asyncio.Event()
         self._abandoning: asyncio.Future[None] | None = None
         self._task = asyncio.create_task(self._make())
+        self._task.add_done_callback(lambda _: released())
 
     async def _make(self) -> None:
         async with aclosing(self._run.events()) as events:

@@ -44,17 +44,26 @@ async def create_response(context: ServerContext, body: ResponsesRequest, reques
     response_id = f"resp_{uuid.uuid4().hex}" if store else request_id
     own = _identified(input_items(body))
     earlier = context.responses.conversation(body.previous_response_id, owner)
-    with own_names():
-        chat = await while_connected(
-            request.receive, _chat_request(context, body, [*earlier, *own], request_id)
-        )
-        turn = await while_connected(request.receive, start_turn(context, chat, request, request_id))
+    if body.background:
+        context.background.take()
+    try:
+        with own_names():
+            chat = await while_connected(
+                request.receive, _chat_request(context, body, [*earlier, *own], request_id)
+            )
+            turn = await while_connected(request.receive, start_turn(context, chat, request, request_id))
+    except BaseException:
+        if body.background:
+            context.background.give_back()
+        raise
     response = _response(response_id, body, turn, store=store)
     run = ResponseRun(response, turn, cached_tokens=context.config.api.enable_prompt_tokens_details)
     stored = StoredResponse(response, own, owner)
     headers = id_headers(request_id, context.config)
     if body.background:
-        background = BackgroundRun(run, ended=lambda: context.responses.measure(stored))
+        background = BackgroundRun(
+            run, ended=lambda: context.responses.measure(stored), released=context.background.give_back
+        )
         stored.run = background
         context.responses.put(stored)
         if body.stream:

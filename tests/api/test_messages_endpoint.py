@@ -10,6 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 from server_process import Server
 
+import api.serving.messages
+
 PATH = "/v1/messages"
 USER: list[Any] = [{"role": "user", "content": "Hello!"}]
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
@@ -247,6 +249,57 @@ def test_strict_params(make_client: Any) -> None:
     strict = make_client(api={"strict_params": True})
     assert ask(strict, metadata={"user_id": "u"}, service_tier="auto")["content"]
     assert "max_token" in ask(strict, 400, max_token=1)["error"]["message"]
+
+
+def block(**keys: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", **keys}]}]}
+
+
+RESULT = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "x", "foo": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("where", "body"),
+    [
+        ("messages[0].content[0].foo", block(foo=1)),
+        ("messages[0].content[0].content[0].foo", {"messages": [{"role": "user", "content": [RESULT]}]}),
+        ("messages[0].name", {"messages": [{"role": "user", "content": "x", "name": "me"}]}),
+        ("system[0].foo", {"system": [{"type": "text", "text": "x", "foo": 1}]}),
+        (
+            "tools[0].parameters",
+            {"tools": [{"name": "f", "input_schema": {"type": "object"}, "parameters": {}}]},
+        ),
+        ("tool_choice.mode", {"tool_choice": {"type": "auto", "mode": "any"}}),
+    ],
+)
+def test_unknown_keys_inside_are_named_too(
+    make_client: Any, client: TestClient, caplog: pytest.LogCaptureFixture, where: str, body: dict[str, Any]
+) -> None:
+    strict = make_client(api={"strict_params": True})
+    assert where in ask(strict, 400, **body)["error"]["message"]
+    ask(client, **body)
+    assert f"unknown fields are ignored: {where}" in caplog.text
+    known = block(cache_control={"type": "ephemeral"}, citations=None)
+    assert ask(strict, **known)["content"]
+
+
+def test_an_unexpected_failure_has_anthropics_shape(
+    make_client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_client()
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a secret of the inside")
+
+    monkeypatch.setattr(api.serving.messages, "start_turn", fail)
+    body = {"model": "nobody", "messages": USER, "max_tokens": 1}
+    answer = client.post(PATH, json=body)
+    assert answer.status_code == 500
+    assert answer.json() == {
+        "type": "error",
+        "error": {"type": "api_error", "message": "Internal server error."},
+    }
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_the_official_client(official: anthropic.Anthropic) -> None:

@@ -393,3 +393,19 @@ async def test_langchain_uses_it(server: Server) -> None:
     assert (await llm.ainvoke(history)).text == answer.text
     again = llm.invoke([HumanMessage("d")], previous_response_id=answer.response_metadata["id"])
     assert again.text
+
+
+def test_responses_in_the_background_are_bounded(make_client: Any) -> None:
+    with make_client(api={"max_background_responses": 2}) as client:
+        long = {"background": True, "max_output_tokens": 200, **GREEDY}
+        ids = [create(client, **long)["id"] for _ in range(2)]
+        refused = client.post(PATH, json={"input": "Hello!", **long})
+        assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
+        assert "--max-background-responses" in refused.json()["error"]["message"]
+        assert create(client)["status"] == "incomplete", "those that somebody waits for are not bounded"
+        assert client.post(f"{PATH}/{ids[0]}/cancel").json()["status"] in ("cancelled", "incomplete")
+        ids.append(create(client, **long)["id"])
+        assert client.post(PATH, json={"input": 5, **long}).status_code == 400, "it takes no place"
+        for response_id in ids:
+            client.post(f"{PATH}/{response_id}/cancel")
+        create(client, **{**long, "max_output_tokens": 1})

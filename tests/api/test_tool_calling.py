@@ -160,10 +160,21 @@ def test_no_tools_or_no_choice_leave_the_text_alone(http: httpx.Client) -> None:
     assert bare == CALL.replace("<tool_call>", "")
 
 
-def test_a_call_that_was_cut_off_is_no_call(http: httpx.Client) -> None:
+def test_a_call_that_was_cut_off_is_its_beginning(http: httpx.Client) -> None:
+    """As with OpenAI: arguments as far as they were written, and the reason "length"."""
+    whole_text = SCRIPTS["cut"].partition('"arguments": ')[2]
     choice = ask(http, "cut", max_tokens=14)
-    assert choice["finish_reason"] == "length"
-    assert "tool_calls" not in choice["message"] and not choice["message"]["content"]
+    assert choice["finish_reason"] == "length" and choice["message"]["content"] is None
+    [call] = choice["message"]["tool_calls"]
+    arguments = call["function"]["arguments"]
+    assert call["function"]["name"] == "get_weather"
+    assert whole_text.startswith(arguments) and 2 < len(arguments) < len(whole_text) - 12
+    choices = [choice for event in stream(http, "cut", max_tokens=14) for choice in event["choices"]]
+    pieces = [call["function"] for c in choices for call in c["delta"].get("tool_calls", [])]
+    assert "".join(piece.get("arguments", "") for piece in pieces) == arguments
+    assert choices[-1]["finish_reason"] == "length"
+    early = ask(http, "cut", max_tokens=4)
+    assert early["finish_reason"] == "length" and "tool_calls" not in early["message"]
 
 
 def test_stream_says_the_same(http: httpx.Client) -> None:

@@ -20,7 +20,9 @@ TWO = (
     '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>\n'
     '<tool_call>\n{"arguments": {"city": "Milan", "days": 3}, "name": "get_weather"}\n</tool_call>'
 )
+LONG = '<tool_call> {"name": "get_weather", "arguments": {"days": 4, "city": "a very long name" } }'
 SCRIPTS = {
+    "long": LONG,
     "weather": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Roma"}}\n</tool_call>',
     "two": TWO,
     "plain": "There is nothing to call.",
@@ -76,6 +78,24 @@ def shown(items: list[Any]) -> list[tuple[Any, ...]]:
         else:
             found.append((item.type, item.content[0].text.strip(), item.status))
     return found
+
+
+def test_a_call_that_was_cut_off_is_the_same_whole_and_streamed(
+    client: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "messages": ASK, "tools": [THEIRS], "max_tokens": 18}
+    whole = claude.messages.create(**asked, **says("long"))
+    with claude.messages.stream(**asked, **says("long")) as stream:
+        streamed = stream.get_final_message()
+    assert whole.stop_reason == streamed.stop_reason == "max_tokens"
+    [block], [same] = whole.content, streamed.content
+    assert block.type == same.type == "tool_use"
+    assert block.name == same.name == "get_weather" and block.input == same.input
+    [item] = client.responses.create(
+        model="tiny", input=ASK, tools=[FLAT], max_output_tokens=18, **says("long")
+    ).output
+    assert item.type == "function_call" and item.status == "incomplete"
+    assert LONG.partition('"arguments": ')[2].startswith(item.arguments) and len(item.arguments) > 2
 
 
 EXPECTED = [
