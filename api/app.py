@@ -43,7 +43,6 @@ def create_app(context: ServerContext) -> FastAPI:
         title="vllm-jax",
         version=__version__,
         description=DESCRIPTION,
-        root_path=http.root_path,
         openapi_url="/openapi.json" if docs else None,
         docs_url="/docs" if docs else None,
         redoc_url="/redoc" if docs else None,

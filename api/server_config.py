@@ -82,7 +82,16 @@ class ApiConfig:
     strict_params: bool = False
     """Refuse requests with fields that nobody knows, instead of naming them in the log."""
     tool_call_parser: Literal[
-        "auto", "none", "hermes", "llama3_json", "mistral", "pythonic", "openai", "deepseek", "json"
+        "auto",
+        "none",
+        "hermes",
+        "qwen3_coder",
+        "llama3_json",
+        "mistral",
+        "pythonic",
+        "openai",
+        "deepseek",
+        "json",
     ] = "auto"
     """Format of the model's tool calls, read where tool_choice is auto. "auto" asks the chat template; "json"
     fits a model that was taught none. Calls that a request requires need no parser."""

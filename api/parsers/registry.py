@@ -15,7 +15,16 @@ from api.parsers.events import Parse
 from api.parsers.reasoning import deepseek_r1, gpt_oss, qwen3
 from api.parsers.reasoning.thinking import Marks
 from api.parsers.source import Source
-from api.parsers.tools import deepseek, hermes, json, llama3_json, mistral, openai_harmony, pythonic
+from api.parsers.tools import (
+    deepseek,
+    hermes,
+    json,
+    llama3_json,
+    mistral,
+    openai_harmony,
+    pythonic,
+    qwen3_coder,
+)
 from vllm_jax.tokenizer.chat_template import ChatTemplate
 
 LETTERS = string.ascii_letters + string.digits
@@ -25,6 +34,7 @@ LETTERS = string.ascii_letters + string.digits
 class ToolFormat:
     """How a family writes calls.
 
+    ``parse`` gets the names of the tools, or a mapping of them to the schemas of their arguments.
     ``markers`` must be in the text that ``parse`` reads, although some vocabularies have them as special
     tokens. ``id_length``: its templates take ids of so many letters and digits only. ``strict`` makes the
     grammar that calls are held to; without it they cannot be.
@@ -58,10 +68,11 @@ _LLAMA = ToolFormat("llama3_json", llama3_json.parse, llama3_json.MARKERS, stric
 _MISTRAL = ToolFormat("mistral", mistral.parse, mistral.MARKERS, id_length=9, strict=mistral.strict)
 _PYTHONIC = ToolFormat("pythonic", pythonic.parse, pythonic.MARKERS)
 _DEEPSEEK = ToolFormat("deepseek", deepseek.parse, deepseek.MARKERS, strict=deepseek.strict)
+_QWEN3_CODER = ToolFormat("qwen3_coder", qwen3_coder.parse, qwen3_coder.MARKERS)
 _HARMONY = ToolFormat("openai", openai_harmony.parse, openai_harmony.MARKERS)
 
 TOOL_FORMATS: dict[str, ToolFormat] = {
-    f.name: f for f in (_JSON, _HERMES, _LLAMA, _MISTRAL, _PYTHONIC, _DEEPSEEK, _HARMONY)
+    f.name: f for f in (_JSON, _HERMES, _LLAMA, _MISTRAL, _PYTHONIC, _DEEPSEEK, _QWEN3_CODER, _HARMONY)
 }
 """By the names of --tool-call-parser."""
 
@@ -77,11 +88,11 @@ _GPT_OSS = ReasoningFormat("gpt_oss", gpt_oss.MARKERS, gpt_oss.FINAL, (gpt_oss.A
 REASONING_FORMATS: dict[str, ReasoningFormat] = {f.name: f for f in (_R1, _QWEN3, _GPT_OSS)}
 """By the names of --reasoning-parser."""
 
-_TOOL_SIGNS: tuple[tuple[str, ToolFormat | None], ...] = (
+_TOOL_SIGNS: tuple[tuple[str, ToolFormat], ...] = (
     (harmony.CHANNEL, _HARMONY),
     (deepseek.CALLS_BEGIN, _DEEPSEEK),
     (mistral.CALLS, _MISTRAL),
-    ("<function=", None),  # XML inside of <tool_call>: a format of its own
+    (qwen3_coder.FUNCTION, _QWEN3_CODER),  # inside of <tool_call>
     (hermes.START, _HERMES),
     ("[func_name1(", _PYTHONIC),
     (pythonic.PYTHON_START, _PYTHONIC),

@@ -44,8 +44,9 @@ REFUSED: dict[str, Refusal] = {
     },
     "structural_tag": Refusal("It belongs into structured_outputs or response_format."),
     "best_of": Refusal(
-        "best_of other than n is not supported: all n sequences are returned, none is ranked away.",
+        "Only /v1/completions ranks sequences; here all n are returned.",
         lambda value, body: value == body.get("n", 1),
+        elsewhere=True,
     ),
     "suffix": Refusal("Filling in the middle is not supported.", lambda value, body: value == ""),
     "prompt_embeds": Refusal("Prompt embeddings are not supported; send text or token ids."),

@@ -47,7 +47,7 @@ async def create_chat_completion(
     planning = plan_chat(context, body, request_id, strict=context.config.api.strict_params)
     plan = await while_connected(request.receive, planning)
     streams = await context.start(request, request_id, body, [plan.prompt], plan.params)
-    answer = _ChatAnswer(context, body, plan, request_id)
+    answer = ChatAnswer(context, body, plan, request_id)
     headers = id_headers(request_id, context.config)
     if not body.stream:
         [output] = await while_connected(request.receive, collect(streams))
@@ -57,7 +57,7 @@ async def create_chat_completion(
     return EventStream(event_stream(answer.chunks(deltas), keep_alive_s=keep_alive_s), headers)
 
 
-class _ChatAnswer:
+class ChatAnswer:
     """Turns the outputs of one request into its answer."""
 
     def __init__(

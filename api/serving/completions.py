@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request, Response
@@ -27,6 +28,7 @@ from api.serving.streams import collect, interleave, wait_for_first, while_conne
 from api.serving.text_offsets import TextOffsets, prompt_offsets
 from api.serving.usage import UsageCounter
 from api.sse import EventStream, event_stream
+from vllm_jax.errors import InvalidRequestError
 from vllm_jax.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 from vllm_jax.sampling_params import SamplingParams
 
@@ -54,7 +56,13 @@ async def create_completion(context: ServerContext, body: CompletionRequest, req
         raise bad_request(
             f"{len(prompts)} prompts with n={params.n} are more than {MAX_SEQUENCES} sequences.", "n"
         )
-    streams = await context.start(request, request_id, body, prompts, params)
+    drawn = _drawn(body, params)
+    if len(prompts) * drawn.n > MAX_SEQUENCES:
+        raise bad_request(
+            f"{len(prompts)} prompts with best_of={drawn.n} are more than {MAX_SEQUENCES} sequences.",
+            "best_of",
+        )
+    streams = await context.start(request, request_id, body, prompts, drawn)
     answer = _CompletionAnswer(context, body, params, AnswerHead(request_id, model), prompts)
     headers = id_headers(request_id, context.config)
     if not body.stream:
@@ -63,6 +71,34 @@ async def create_completion(context: ServerContext, body: CompletionRequest, req
     keep_alive_s = context.config.http.sse_keep_alive_interval
     deltas = await wait_for_first(request.receive, interleave(streams), keep_alive_s or None)
     return EventStream(event_stream(answer.chunks(deltas), keep_alive_s=keep_alive_s), headers)
+
+
+def _drawn(body: CompletionRequest, params: SamplingParams) -> SamplingParams:
+    """The parameters of the sequences that are generated, of which ``params.n`` are returned."""
+    if body.best_of is None or body.best_of == params.n:
+        return params
+    if body.best_of < params.n:
+        raise bad_request(f"best_of must be at least n ({params.n}), got {body.best_of}.", "best_of")
+    for field in ("stream", "use_beam_search"):
+        if getattr(body, field):
+            raise bad_request(f"best_of above n does not go with {field}.", "best_of")
+    try:
+        return replace(params, n=body.best_of, logprobs=params.logprobs or 0)
+    except InvalidRequestError as error:
+        raise bad_request(str(error).replace("n must", "best_of must", 1), "best_of") from None
+
+
+def _best(outputs: Sequence[CompletionOutput], n: int) -> list[CompletionOutput]:
+    """The ``n`` with the highest logprob a token, best first; all as they are where there are no more."""
+    if len(outputs) <= n:
+        return list(outputs)
+
+    def score(output: CompletionOutput) -> float:
+        total = output.cumulative_logprob
+        return float("-inf") if total is None else total / max(1, len(output.token_ids))
+
+    ranked = sorted(outputs, key=score, reverse=True)[:n]
+    return [replace(output, index=i) for i, output in enumerate(ranked)]
 
 
 class _CompletionAnswer:
@@ -102,7 +138,7 @@ class _CompletionAnswer:
         choices = []
         for i, output in enumerate(outputs):
             self._usage.add(i, output)
-            choices += [self._choice(i, output, o) for o in output.outputs]
+            choices += [self._choice(i, output, o) for o in _best(output.outputs, self._params.n)]
         return CompletionResponse(**self._head.fields, choices=choices, usage=self._usage.usage)
 
     async def chunks(

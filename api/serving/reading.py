@@ -212,7 +212,7 @@ class Reading:
         elif self.either:
             stages.append(SourceParser(answer_or_calls(self.tools.names)))
         elif self._reads_calls and format is not None and not (in_harmony and format.name == "openai"):
-            stages.append(SourceParser(lambda source: format.parse(source, self.tools.names)))
+            stages.append(SourceParser(lambda source: format.parse(source, self.tools.schemas)))
         return AnswerParser(stages)
 
     def call_id(self) -> str:

@@ -107,6 +107,14 @@ def input_items(body: ResponsesRequest) -> list[Item]:
     return body.input
 
 
+def referred(item: Item, where: str) -> str | None:
+    """The id that an ``item_reference`` refers to; None for other items. Raises ApiError (400)."""
+    kind = item.get("type")
+    if kind != "item_reference" and not (kind is None and item.keys() <= {"type", "id"}):
+        return None
+    return _text(item, "id", where)
+
+
 def to_messages(items: Iterable[Item]) -> Iterator[dict[str, Any]]:
     """The messages of a chat that say what ``items`` say, in order.
 

@@ -103,6 +103,31 @@ class ResponseStore:
         self._stored.move_to_end(response_id)
         return stored
 
+    def item(self, item_id: str, owner: bytes) -> dict[str, Any]:
+        """An item of a stored response, of its input or its output.
+
+        Raises:
+            ApiError: 404, there is none of that id, or it is somebody else's.
+        """
+        self._evict()
+        for stored in reversed(self._stored.values()):
+            if stored.owner != owner:
+                continue
+            output = (item for item in stored.response.output if item.id == item_id)
+            found = next((item.model_dump(exclude_none=True) for item in output), None)
+            found = found or next((item for item in stored.input if item.get("id") == item_id), None)
+            if found is not None:
+                stored.used = self._clock()
+                self._stored.move_to_end(stored.response.id)
+                return found
+        shown = printable(item_id, 100)
+        raise ApiError(
+            404,
+            f"There is no item with the id '{shown}' in a stored response.",
+            type="NotFoundError",
+            param="input",
+        )
+
     def conversation(self, response_id: str | None, owner: bytes) -> list[dict[str, Any]]:
         """All items up to and with a response: inputs and outputs of the responses it goes back to.
 

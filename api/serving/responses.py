@@ -18,7 +18,7 @@ from api.protocol.responses_unsupported import check_response_fields
 from api.serving.answer import id_headers, json_response
 from api.serving.context import ServerContext
 from api.serving.request_id import choose_request_id
-from api.serving.response_input import Item, chat_request, input_items, own_names
+from api.serving.response_input import Item, chat_request, input_items, own_names, referred
 from api.serving.response_output import StreamEvent
 from api.serving.response_run import BackgroundRun, ResponseRun
 from api.serving.response_store import StoredResponse
@@ -42,8 +42,7 @@ async def create_response(context: ServerContext, body: ResponsesRequest, reques
     store, owner = _stores(context, body), _owner(request)
     # What is stored has an id that no client has chosen: it could be that of one that is there.
     response_id = f"resp_{uuid.uuid4().hex}" if store else request_id
-    own = _identified(input_items(body))
-    earlier = context.responses.conversation(body.previous_response_id, owner)
+    earlier, own = _conversation(context, body, owner)
     if body.background:
         context.background.take()
     try:
@@ -82,9 +81,9 @@ async def create_response(context: ServerContext, body: ResponsesRequest, reques
 async def count_input_tokens(context: ServerContext, body: ResponsesRequest, request: Request) -> int:
     """Tokens of the prompt that a request would have. Raises as :func:`create_response`."""
     check_response_fields(body, "input_tokens", strict=context.config.api.strict_params)
-    earlier = context.responses.conversation(body.previous_response_id, _owner(request))
+    earlier, own = _conversation(context, body, _owner(request))
     with own_names():
-        chat = chat_request(body, [*earlier, *input_items(body)], body.instructions)
+        chat = chat_request(body, [*earlier, *own], body.instructions)
         _, prompt, _ = await prepare_turn(context, chat, "input_tokens")
     return len(prompt.token_ids)
 
@@ -230,6 +229,27 @@ def _stores(context: ServerContext, body: ResponsesRequest) -> bool:
 def _owner(request: Request) -> bytes:
     """Stands for the API key: a response is shown to the key that made it only."""
     return hashlib.sha256(request.headers.get("authorization", "").encode()).digest()
+
+
+def _conversation(
+    context: ServerContext, body: ResponsesRequest, owner: bytes
+) -> tuple[list[Item], list[Item]]:
+    """The items of the responses before, and the request's own, with what they refer to.
+
+    Raises:
+        ApiError: 400, the request has no items, or one twice; 404, there is no such response or item.
+    """
+    earlier = context.responses.conversation(body.previous_response_id, owner)
+    own: list[Item] = []
+    there = {item.get("id") for item in earlier}
+    for i, item in enumerate(input_items(body)):
+        if (reference := referred(item, f"input[{i}]")) is not None:
+            if reference in there:
+                raise bad_request(f"input[{i}] refers to an item that is there already.", "input")
+            there.add(reference)
+            item = context.responses.item(reference, owner)
+        own.append(item)
+    return earlier, _identified(own)
 
 
 def _identified(items: Sequence[Item]) -> list[Item]:

@@ -54,6 +54,11 @@ class ToolRequest:
         return frozenset(tool.name for tool in self.callable)
 
     @property
+    def schemas(self) -> dict[str, Mapping[str, Any]]:
+        """The schemas of their arguments, by name."""
+        return {tool.name: tool.parameters for tool in self.callable}
+
+    @property
     def enforced(self) -> bool:
         """Whether the answer is calls and nothing else."""
         return self.mode in ("required", "named")

@@ -43,7 +43,8 @@ def make_client(engine: AsyncEngine, engine_config: EngineConfig) -> Iterator[Ma
         }
         context = make_context(engine, engine_config, dataclasses.replace(config, **changed))
         contexts.append(context)
-        return TestClient(create_app(context), raise_server_exceptions=False)
+        app = create_app(context)
+        return TestClient(app, raise_server_exceptions=False, root_path=context.config.http.root_path)
 
     yield make
     for context in contexts:

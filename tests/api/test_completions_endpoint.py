@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
 from fastapi.testclient import TestClient
@@ -215,7 +216,11 @@ def test_empty_prompts_are_refused(client: TestClient, prompt: Any) -> None:
         ("logprobs", {"prompt": "a", "logprobs": 21}),
         ("logprobs", {"prompt": "a", "logprobs": -2}),
         ("suffix", {"prompt": "a", "suffix": "b"}),
-        ("best_of", {"prompt": "a", "best_of": 2}),
+        ("best_of", {"prompt": "a", "best_of": 2, "n": 3}),
+        ("best_of", {"prompt": "a", "best_of": 2, "stream": True}),
+        ("best_of", {"prompt": "a", "best_of": 2, "temperature": 0}),
+        ("best_of", {"prompt": "a", "best_of": 2, "use_beam_search": True}),
+        ("best_of", {"prompt": ["a"] * 100, "best_of": 100}),
         ("prompt_embeds", {"prompt": "a", "prompt_embeds": "AAAA"}),
         ("min_tokens", {"prompt": "a", "echo": True, "max_tokens": 0, "min_tokens": 1}),
         ("input_tokens", {"prompt": [1] * 256}),
@@ -235,6 +240,23 @@ def test_one_bad_prompt_leaves_nothing_running(client: TestClient, engine: Any) 
 
 def test_best_of_equal_to_n_asks_for_nothing(client: TestClient) -> None:
     assert len(ask(client, prompt="a", best_of=2, n=2, max_tokens=1)["choices"]) == 2
+
+
+def test_best_of_returns_the_likeliest(client: TestClient) -> None:
+    asked: dict[str, Any] = {"prompt": ["One", "Two"], "seed": 7, "max_tokens": 6, "temperature": 1.5}
+    fields: list[dict[str, Any]] = [{}, {"logprobs": 0}]
+    for extra in fields:
+        drawn = ask(client, **asked, n=5, logprobs=0)
+        best = ask(client, **asked, n=2, best_of=5, **extra)
+        assert best["usage"] == drawn["usage"], "all that was generated counts"
+        for prompt in range(2):
+            group = drawn["choices"][5 * prompt : 5 * prompt + 5]
+            scores = [sum(c["logprobs"]["token_logprobs"]) / len(c["logprobs"]["tokens"]) for c in group]
+            expected = [group[i]["text"] for i in np.argsort(scores)[::-1][:2]]
+            found = best["choices"][2 * prompt : 2 * prompt + 2]
+            assert [choice["text"] for choice in found] == expected
+            assert [choice["index"] for choice in found] == [2 * prompt, 2 * prompt + 1]
+            assert all((choice["logprobs"] is None) == (not extra) for choice in found)
 
 
 def test_more_prompts_than_the_engine_runs_at_once(client: TestClient) -> None:

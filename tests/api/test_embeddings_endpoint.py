@@ -112,6 +112,17 @@ def test_token_ids_are_inputs_too(client: TestClient, expected: np.ndarray) -> N
     assert vectors(ask(client, input=ids[0]))[0] == pytest.approx(expected[0], abs=2e-5)
 
 
+def test_an_embedding_generates_no_tokens(client: TestClient) -> None:
+    def counted(name: str) -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"vllm:{name}{{"))
+
+    before = {name: counted(name) for name in ("generation_tokens_total", "request_success_total")}
+    ask(client, input=TEXTS)
+    assert counted("generation_tokens_total") == before["generation_tokens_total"]
+    assert counted("request_success_total") == before["request_success_total"] + len(TEXTS)
+
+
 def test_encodings_and_dimensions(client: TestClient, expected: np.ndarray) -> None:
     text = ask(client, input=TEXTS, encoding_format="base64")["data"][1]["embedding"]
     decoded = np.frombuffer(base64.b64decode(text), "<f4")

@@ -409,3 +409,35 @@ def test_responses_in_the_background_are_bounded(make_client: Any) -> None:
         for response_id in ids:
             client.post(f"{PATH}/{response_id}/cancel")
         create(client, **{**long, "max_output_tokens": 1})
+
+
+def test_items_can_be_referred_to(make_client: Any) -> None:
+    client = make_client()
+    text = {"role": "user", "content": [{"type": "input_text", "text": "One two three"}]}
+    first = create(client, input=[text], **GREEDY)
+    said = text_of(first)
+    [item] = first["output"]
+    [asked] = client.get(f"{PATH}/{first['id']}/input_items").json()["data"]
+    more = {"role": "user", "content": "And four?"}
+    chat = [
+        {"role": "user", "content": "One two three"},
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": "And four?"},
+    ]
+    references = [{"type": "item_reference", "id": asked["id"]}, {"id": item["id"]}]
+    second = create(client, input=[*references, more], **GREEDY)
+    assert text_of(second) == chat_text(client, chat)
+    kept = client.get(f"{PATH}/{second['id']}/input_items", params={"order": "asc"}).json()["data"]
+    assert [one["id"] for one in kept[:2]] == [asked["id"], item["id"]]
+    counted = client.post(f"{PATH}/input_tokens", json={"input": [*references, more]})
+    assert counted.json()["input_tokens"] == second["usage"]["input_tokens"]
+
+    unknown = client.post(PATH, json={"input": [{"type": "item_reference", "id": "msg_nobody"}]})
+    assert unknown.status_code == 404 and unknown.json()["error"]["param"] == "input"
+    assert create(client, 400, input=[{"type": "item_reference"}])["param"] == "input"
+    twice = {"previous_response_id": first["id"], "input": [references[1], more]}
+    assert "already" in create(client, 400, **twice)["message"]
+    stranger = client.post(
+        PATH, json={"input": references}, headers={"Authorization": "Bearer somebody else"}
+    )
+    assert stranger.status_code == 404

@@ -163,4 +163,8 @@ def test_text_is_free(compiler, vocabulary, kind: str) -> None:
 
 
 def test_formats_that_cannot_be_constrained_say_so() -> None:
-    assert {name for name, format in TOOL_FORMATS.items() if format.strict is None} == {"pythonic", "openai"}
+    assert {name for name, format in TOOL_FORMATS.items() if format.strict is None} == {
+        "pythonic",
+        "openai",
+        "qwen3_coder",
+    }

@@ -19,7 +19,22 @@ from api.parsers.reasoning.thinking import thinking
 from api.parsers.registry import TOOL_FORMATS
 from api.parsers.source import SourceParser
 
-NAMES = frozenset({"get_weather", "get_time", "f"})
+NAMES: dict[str, Any] = {
+    "get_weather": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "days": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+            "exact": {"$ref": "#/$defs/flag"},
+            "size": {"type": "number"},
+            "tags": {"type": "array"},
+            "zip": {"type": ["string", "null"]},
+        },
+        "$defs": {"flag": {"enum": [True, False]}},
+    },
+    "get_time": {},
+    "f": {"type": "object"},
+}
 
 Call = tuple[str, str, bool]
 Found = tuple[str, str, list[Call]]
@@ -92,6 +107,11 @@ def llama(arguments: str, name: str = "get_weather") -> str:
     return f'{{"name": "{name}", "parameters": {arguments}}}'
 
 
+def xml(name: str = "get_weather", **values: str) -> str:
+    parameters = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in values.items())
+    return f"<tool_call>\n<function={name}>\n{parameters}</function>\n</tool_call>"
+
+
 def calls_of(text: str) -> str:
     return f"<｜tool▁calls▁begin｜>{text}<｜tool▁calls▁end｜>"
 
@@ -121,6 +141,21 @@ CALLS: list[tuple[str, str, str, list[Call]]] = [
     ("hermes", tagged('{"name": "\\ud800"}'), tagged('{"name": "\\ud800"}'), []),
     ("hermes", "<tool_call>oh</tool_call> no", "<tool_call>oh</tool_call> no", []),
     ("hermes", f"<tool_call>oh {hermes(ROME)}", "<tool_call>oh", [call(ROME)]),
+    ("qwen3_coder", "Just <function and <tool_call>.", "Just <function and <tool_call>.", []),
+    ("qwen3_coder", f"Look.\n{xml(city='Roma')}", "Look.", [call(ROME)]),
+    ("qwen3_coder", xml(city="Roma").removeprefix("<tool_call>\n"), "", [call(ROME)]),
+    ("qwen3_coder", f"{xml(city='Roma')}\n{xml('f')} x", " x", [call(ROME), call("{}", "f")]),
+    ("qwen3_coder", xml(city="3", days="3"), "", [call('{"city": "3", "days": 3}')]),
+    ("qwen3_coder", xml(zip="007", days="null"), "", [call('{"zip": "007", "days": null}')]),
+    ("qwen3_coder", xml(zip="null", exact="True"), "", [call('{"zip": null, "exact": true}')]),
+    ("qwen3_coder", xml(size="2", tags='["è", 1]'), "", [call('{"size": 2, "tags": ["è", 1]}')]),
+    ("qwen3_coder", xml(days="many"), "", [call('{"days": "many"}')]),
+    ("qwen3_coder", xml(city='a\n"b" <c> </d>\n'), "", [call(json.dumps({"city": 'a\n"b" <c> </d>\n'}))]),
+    ("qwen3_coder", xml("f", a="5", b="{}", c="x"), "", [call('{"a": "5", "b": {}, "c": "x"}', "f")]),
+    ("qwen3_coder", xml(city="Roma")[:-24], "", [call('{"city": "Roma"', complete=False)]),
+    ("qwen3_coder", xml(city="Roma")[:50], "", [call("", complete=False)]),
+    ("qwen3_coder", "<tool_call>\n<function=f>oh</tool_call> x", "x", [call("", "f", False)]),
+    ("qwen3_coder", "<tool_call>\n<function=>", "<tool_call>\n<function=>", []),
     ("json", '{"answer": [1, 2]}', '{"answer": [1, 2]}', []),
     ("json", '{"name": "Ada", "arguments": 3}', '{"name": "Ada", "arguments": 3}', []),
     ("json", '{"name": "f", "age": 3}', '{"name": "f", "age": 3}', []),
@@ -250,6 +285,19 @@ def test_whole_and_character_by_character(kind: str, text: str, found: Found) ->
 
 FRAGMENTS = {
     "hermes": ["<tool_call>", "</tool_call>", hermes(ROME), hermes(DEEP, "f"), "<tool_", "\n", '"', "}"],
+    "qwen3_coder": [
+        "<tool_call>",
+        "</tool_call>",
+        "<function=",
+        "f>",
+        "</function>",
+        "<parameter=a>",
+        "</parameter>",
+        xml(city="Roma"),
+        xml("f")[:-20],
+        "\n",
+        "<",
+    ],
     "json": ["```json", "```", llama(ROME), "[", "]", ",", ";", '{"name": "', '"f"', " "],
     "llama3_json": ["<|python_tag|>", llama(DEEP), llama(ROME, "nobody"), ";", "{", "}", '"'],
     "mistral": ["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "f", ROME, f"[{llama(ROME)}]", "[TOOL", " "],

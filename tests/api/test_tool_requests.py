@@ -106,7 +106,7 @@ def test_arguments_of_a_named_call() -> None:
         ("{{ tools }}{{ messages }}", "json", None),
         ("{{ tools }}<tool_call>{{ messages }}", "hermes", None),
         ("{{ tools }}<tool_call><think></think>{{ messages }}", "hermes", "qwen3"),
-        ("{{ tools }}<tool_call><function=x>{{ messages }}", None, None),
+        ("{{ tools }}<tool_call><function=x>{{ messages }}", "qwen3_coder", None),
         ("{{ tools }}[TOOL_CALLS]{{ messages }}", "mistral", None),
         ("{{ tools }}<|python_tag|>{{ messages }}", "llama3_json", None),
         ("{{ tools }}[func_name1(params_name1=...)]{{ messages }}", "pythonic", None),

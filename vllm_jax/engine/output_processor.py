@@ -152,7 +152,7 @@ class OutputProcessor:
                     prompt_position_logprobs(state.prompt_logprobs, scores, seq, self._tokenizer)
                 if len(seq.output_token_ids) <= sequence.num_processed:
                     continue
-                num_tokens += 1
+                num_tokens += embedding is None  # what is sampled beside an embedding is nobody's
                 if sequence.last_token_time is None:
                     self._on_first_token(state, sequence, now)
                 else:
@@ -262,7 +262,9 @@ class OutputProcessor:
                 times,
                 prompt_tokens=len(request.prompt_token_ids),
                 cached_tokens=delta.num_cached_tokens,
-                generation_tokens=[s.num_processed for s in state.sequences],
+                generation_tokens=[
+                    s.num_processed if state.embedding is None else 0 for s in state.sequences
+                ],
                 max_tokens=request.params.max_tokens,
             )
         return delta
