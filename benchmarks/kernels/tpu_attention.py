@@ -128,7 +128,7 @@ class Program:
 
 
 def our_program(shape: Shape, chip: str, alibi: bool) -> Program:
-    """Ours: loops over steps, pages of the first copy, pairs, blocks, pages twice, groups to clear."""
+    """Ours: loops over steps, pages of the first copy, pairs, blocks, pages, groups to clear."""
     import jax
     import jax.numpy as jnp
     import tpu_compiler
@@ -177,7 +177,7 @@ def our_program(shape: Shape, chip: str, alibi: bool) -> Program:
         jax.ShapeDtypeStruct(layout.pages_shape(NUM_PAGES, shape.page, shape.kv_heads, shape.head_dim), bf16),
         [jax.ShapeDtypeStruct((shape.tokens, shape.kv_heads, shape.head_dim), bf16)] * 2,
         "paged_decode" if decode else "paged_prefill",
-        [steps, min(per_block, pages_per_seq) / steps, 1, kv_blocks, pages, pages, clear],
+        [steps, min(per_block, pages_per_seq) / steps, 1, kv_blocks, pages, clear],
         1 / steps,
     )
 

@@ -16,7 +16,7 @@ from tpu_batches import check, compiled, tpu_pages
 
 from vllm_jax.errors import ConfigError
 from vllm_jax.kernels import attention
-from vllm_jax.kernels.tpu import blocks, kernel, layout, plan, write
+from vllm_jax.kernels.tpu import blocks, copies, heads, kernel, layout, plan, write
 from vllm_jax.kernels.tpu.layout import HeadUnits
 
 SMALL = {"rows": 4, "pages_per_row": 6, "num_pages": 24, "tokens": 32}
@@ -25,6 +25,11 @@ PAGE32 = {"rows": 4, "pages_per_row": 3, "num_pages": 12, "page": 32}
 
 CASES = {
     "decode_mha_alibi_window": (Setup(4, 4, 64, window=40, **DECODE), [1, 0, 1, 1], [28, 0, 1, 70]),
+    "decode_flat_gqa": (
+        Setup(16, 4, 128, dtype="bfloat16", sinks=True, **{**DECODE, "rows": 3, "tokens": 3}),
+        [1, 0, 1],
+        [17, 0, 80],
+    ),
     "mixed_gqa_window_below_page": (Setup(4, 2, 64, window=7, **SMALL), [1, 12, 1, 5], [90, 12, 33, 40]),
     "mixed_bytes_in_half_tiles": (
         Setup(4, 2, 64, kv_dtype="int8", k_scale=0.05, v_scale=0.04, **{**SMALL, "tokens": 48}),
@@ -34,6 +39,7 @@ CASES = {
 }
 ONE_MODE = {
     "mixed_flat_gqa_alibi": (Setup(4, 2, 128, **SMALL), [17, 1, 0, 9], [17, 80, 0, 60], "on_wait"),
+    "mixed_flat_mha": (Setup(8, 8, 256, window=20, **SMALL), [9, 1, 1], [30, 40, 1], "eager"),
     "heads_of_80_and_many_units": (Setup(9, 9, 80, **SMALL), [3, 1], [3, 18], "eager"),
     "nothing": (Setup(4, 2, 64, window=7, **SMALL), [], [], "eager"),
     "nothing_to_decode": (Setup(4, 4, 64, **DECODE), [], [], "on_wait"),
@@ -154,7 +160,7 @@ def _window_one_too_wide(keys, limits, sliding_window):
 
 
 def _next_head_slopes(refs, unit):
-    return jnp.roll(refs.slopes[unit][:, :1], 1, axis=0)
+    return jnp.roll(refs.slopes[unit], 1, axis=0)
 
 
 def _start_of_page(refs, page, group):
@@ -162,10 +168,10 @@ def _start_of_page(refs, page, group):
 
 
 BUGS = {
-    "missing_wait": (kernel, "_wait_copy", lambda copy: None, "decode_mha_alibi_window", "on_wait"),
-    "buffer_filled_while_in_use": (kernel, "_other", lambda slot: slot, "decode_mha_alibi_window", "eager"),
+    "missing_wait": (copies, "_wait_copy", lambda copy: None, "decode_mha_alibi_window", "on_wait"),
+    "buffer_filled_while_in_use": (copies, "other", lambda slot: slot, "decode_mha_alibi_window", "eager"),
     "wrong_page": (
-        kernel,
+        copies,
         "_page_number",
         lambda call, refs, pair, index: refs.table[refs.pairs.seq[pair] * call.pages_per_seq],
         "decode_mha_alibi_window",
@@ -174,13 +180,20 @@ BUGS = {
     "window_one_too_wide": (kernel, "_visible", _window_one_too_wide, "decode_mha_alibi_window", "eager"),
     "slopes_of_the_next_head": (kernel, "_row_slopes", _next_head_slopes, "decode_mha_alibi_window", "eager"),
     "unused_places_not_cleared": (
-        kernel,
-        "_clear_values",
+        copies,
+        "clear_values",
         lambda *_: None,
         "decode_mha_alibi_window",
         "on_wait",
     ),
-    "token_written_elsewhere": (kernel, "_sent_group", _start_of_page, "decode_mha_alibi_window", "eager"),
+    "token_written_elsewhere": (copies, "sent_group", _start_of_page, "decode_mha_alibi_window", "eager"),
+    "query_on_the_lanes_of_the_next_head": (
+        heads,
+        "_own_lanes",
+        lambda call, head, own=heads._own_lanes: own(call, (head + 1) % call.units.heads),
+        "decode_flat_gqa",
+        "eager",
+    ),
     "chunk_written_one_place_off": (
         write,
         "row_shift",

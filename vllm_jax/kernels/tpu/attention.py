@@ -21,6 +21,7 @@ from vllm_jax.kernels.cost import AttentionCost
 from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.kernels.tpu import blocks, kernel, layout, plan, write
 from vllm_jax.kernels.tpu.blocks import BlockSizes
+from vllm_jax.kernels.tpu.call import AttentionCall
 from vllm_jax.kernels.tpu.layout import LANES, HeadUnits, pages_dtype, pages_shape
 
 __all__ = ["PAGE_SIZE", "check_combination", "paged_attention", "pages_dtype", "pages_shape"]
@@ -79,15 +80,14 @@ def paged_attention(
     q = q.astype(jnp.float32 if is_wide else jnp.bfloat16)
     flat_q = q.reshape(num_tokens, -1)  # as the model made it: what is flat from end to end, XLA never moves
     cost = AttentionCost.of(q, kv_pages, metadata.page_table, page_size, sliding_window)
-    new = layout.pack_tokens(k, v, kv_pages.dtype, k_scale, v_scale)
     group = num_heads // num_kv_heads
 
-    def call(units: HeadUnits, sizes: BlockSizes | None, block: int, writes: bool) -> kernel.AttentionCall:
+    def call(units: HeadUnits, sizes: BlockSizes | None, block: int, writes: bool) -> AttentionCall:
         if sizes is None:
             chip = blocks.current_chip()
             _check_table(metadata, chip)
             sizes = blocks.choose(chip, units, page_size, q.dtype, kv_pages.dtype, block, pages_per_seq)
-        return kernel.AttentionCall(
+        return AttentionCall(
             units=units,
             sizes=sizes,
             page_size=page_size,
@@ -100,7 +100,7 @@ def paged_attention(
             flat=layout.is_flat(units, sizes.q_tokens, q.dtype),
         )
 
-    def heads(of: kernel.AttentionCall) -> dict[str, jax.Array | None]:
+    def heads(of: AttentionCall) -> dict[str, jax.Array | None]:
         return {
             name: None if x is None else layout.arrange_head_values(x, of.units, of.sizes.q_tokens)
             for name, x in (("slopes", alibi_slopes), ("sinks", sinks))
@@ -112,28 +112,33 @@ def paged_attention(
     pairs, num_decodes = plan.decode_pairs(metadata, sliding_window)
     mixed = not metadata.decode_only and num_tokens > 1
     row_token = jnp.where(decodes, metadata.cu_q_lens[:-1], num_tokens)
-    if mixed:
-        group_size = layout.split_pages(kv_pages).shape[3]
-        groups, num_groups = plan.row_groups(metadata, num_tokens, page_size, group_size)
-        kv_pages = write.write_groups(
-            kv_pages, new, groups, num_groups, vmem_bytes=decode.sizes.vmem_bytes, interpret=interpret
-        )
     by_row = metadata.decode_only
-    row_q = q if by_row else flat_q.at[row_token].get(mode="clip").reshape(num_seqs, num_heads, head_dim)
-    row_new = new if by_row else new.at[row_token].get(mode="clip")
+    if by_row:
+        row_q, row_new = q, layout.stack_tokens(k, v, kv_pages.dtype, k_scale, v_scale)
+    else:
+        new = layout.pack_tokens(k, v, kv_pages.dtype, k_scale, v_scale)
+        if mixed:
+            group_size = layout.split_pages(kv_pages).shape[3]
+            groups, num_groups = plan.row_groups(metadata, num_tokens, page_size, group_size)
+            kv_pages = write.write_groups(
+                kv_pages, new, groups, num_groups, vmem_bytes=decode.sizes.vmem_bytes, interpret=interpret
+            )
+        row_q = flat_q.at[row_token].get(mode="clip").reshape(num_seqs, num_heads, head_dim)
+        row_new = new.at[row_token].get(mode="clip").reshape(num_seqs, -1, LANES)
     row_out, kv_pages = kernel.attend(
         decode,
         pairs,
         num_decodes,
         metadata.page_table,
-        layout.arrange_queries(row_q, decode.units, 1),
+        row_q if decode.flat else layout.arrange_queries(row_q, decode.units, 1),
         kv_pages,
-        new=row_new.reshape(num_seqs, -1, 1, LANES),
+        new=row_new,
         cost=cost.decode(num_seqs),
         interpret=interpret,
         **heads(decode),
     )
-    row_out = layout.collect_outputs(row_out, decode.units, 1, row_q.shape[0])
+    if not decode.flat:
+        row_out = layout.collect_outputs(row_out, decode.units, 1, row_q.shape[0])
     if by_row:
         return jnp.where(decodes[:, None, None], row_out, 0).astype(out_dtype), kv_pages
 

@@ -94,7 +94,8 @@ def vmem_bytes(units: HeadUnits, sizes: BlockSizes, q_dtype: jnp.dtype, kv_dtype
     buffers = 2 * sizes.kv_tokens * token
     pipelined = 2 * rows * (k_lanes * q_bytes + v_lanes * q_bytes + 2 * LANES * 4)  # q, out, slopes, sinks
     state = rows * ((v_lanes + 2 * LANES) * 4 + k_lanes * q_bytes)  # acc, peak, total, queries laid out
-    writes = 3 * tiles * LANES * 4 * SUBLANES  # the written group, and a new token (padded to a tile) twice
+    height = -(-tiles // SUBLANES) * SUBLANES
+    writes = LANES * 4 * (tiles * SUBLANES + 3 * height)  # the written group, a new token twice and once wide
     scores = 4 * units.num_rows(sizes.q_tokens) * max(sizes.kv_tokens, LANES) * 4
     return buffers + pipelined + state + writes + scores
 

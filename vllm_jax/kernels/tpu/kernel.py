@@ -1,7 +1,8 @@
 """The TPU attention kernel: one body for decoding and for prefill, which differ in what a grid step holds.
 
-Knows one core's work: blocks of queries, pages in HBM, two buffers in VMEM. Does not know batches (the pairs
-of ``plan.py`` say what to do), nor how heads lie in lanes (the units of ``layout.py`` say where to look).
+Knows one core's work: blocks of queries against the keys in two buffers. Does not know batches (the pairs of
+``plan.py`` say what to do), how heads lie in lanes (the units of ``layout.py`` say where to look), nor how
+pages come and go (``copies.py``).
 
     grid step i              a block of query tokens (decode: one token of one sequence), all heads
       pair p                 a sequence that has tokens in the block
@@ -24,8 +25,7 @@ float32 in full precision where queries or pages are float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -35,75 +35,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from vllm_jax.kernels.tpu.blocks import BlockSizes
-from vllm_jax.kernels.tpu.layout import LANES, HeadUnits, split_pages
+from vllm_jax.kernels.tpu import copies, heads
+from vllm_jax.kernels.tpu.call import MASKED, AttentionCall, Refs
+from vllm_jax.kernels.tpu.layout import LANES, split_pages
 from vllm_jax.kernels.tpu.plan import Pairs
 
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 MAX_UNROLLED_UNITS = 8
 _TRANSPOSED = (((1,), (1,)), ((), ()))
 """``x [M, K]`` times the transpose of ``y [N, K]``."""
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """What is static in a kernel.
-
-    Attributes:
-        units: heads and where they lie.
-        sizes: block sizes.
-        page_size: tokens of a page.
-        pages_per_seq: width of the page table.
-        scale: multiplies the stored scores (the keys' scale is in it).
-        value_scale: multiplies the result.
-        sliding_window: see ``kernels/attention.py``.
-        soft_cap: see ``kernels/attention.py``.
-        writes: whether the steps write their new token.
-        flat: whether queries and results are ``[T, H * D]``, and heads are laid out here.
-    """
-
-    units: HeadUnits
-    sizes: BlockSizes
-    page_size: int
-    pages_per_seq: int
-    scale: float
-    value_scale: float
-    sliding_window: int | None
-    soft_cap: float | None
-    writes: bool
-    flat: bool
-
-
-@dataclass(frozen=True)
-class _Refs:
-    """The references of one call. Scalars in SMEM: those of :class:`Pairs`, and ``table [S * P]``.
-
-    ``slopes`` and ``sinks [U, M, 128]`` or None and ``new [1, L, 1, 128]`` or None are VMEM blocks, ``pages
-    [N, L, page / group, group, 128]`` is in HBM. ``buffers [2, L, C / group, group, 128]``, ``peak``, ``total
-    [U, M, 128]`` (equal lanes), ``acc [U, M, W]`` and ``written [L, group, 128]`` stay from step to step;
-    ``turn [1]`` is the buffer whose turn it is.
-
-    ``q [U, M, W]`` and ``out [U, M, W]`` are VMEM blocks. In a flat call ``flat_q`` and ``out`` are blocks
-    ``[B, H * D]``, and ``q`` is scratch, filled at the beginning of a step.
-    """
-
-    pairs: Pairs
-    table: Any
-    flat_q: Any
-    q: Any
-    slopes: Any
-    sinks: Any
-    new: Any
-    out: Any
-    pages: Any
-    buffers: Any
-    arrived: Any
-    peak: Any
-    total: Any
-    acc: Any
-    turn: Any
-    written: Any
-    sent: Any
 
 
 def attend(
@@ -111,12 +50,12 @@ def attend(
     pairs: Pairs,
     num_steps: jax.Array,
     page_table: jax.Array,  # [S, P] int32
-    q: jax.Array,  # [n, U, M, W], in a flat call [n * B, H * D]
+    q: jax.Array,  # [n, U, M, W]; in a flat call [n * B, H * D], or of one token [n, H, D]
     pages: jax.Array,  # [N, L, page, 128]
     *,
     slopes: jax.Array | None,  # [U, M, 128] float32
     sinks: jax.Array | None,  # [U, M, 128] float32
-    new: jax.Array | None,  # [n, L, 1, 128] in the pages' dtype, where the call writes
+    new: jax.Array | None,  # [n, L, 128] in the pages' dtype, where the call writes
     cost: pl.CostEstimate | None,
     interpret: Any,
 ) -> tuple[jax.Array, jax.Array]:
@@ -134,26 +73,24 @@ def attend(
     pages_shape, pages = pages.shape, split_pages(pages)
     group = pages.shape[3]
 
-    def step_block(index: jax.Array, first: Any, block: Any, *_: Any) -> tuple[Any, ...]:
-        del first
-        return block[index], 0, 0, 0
-
     def constant(index: jax.Array, *_: Any) -> tuple[int, ...]:
         del index
         return 0, 0, 0
 
-    def token_block(index: jax.Array, first: Any, block: Any, *_: Any) -> tuple[Any, ...]:
-        del first
-        return block[index], 0
+    def a_step(*shape: int | None) -> pl.BlockSpec:
+        def place(index: jax.Array, first: Any, block: Any, *_: Any) -> tuple[Any, ...]:
+            del first
+            return block[index], *(0 for _ in shape[1:])
+
+        return pl.BlockSpec(shape, place)
 
     inputs: list[jax.Array] = [q]
     if call.flat:
-        q_spec = out_spec = pl.BlockSpec((sizes.q_tokens, q.shape[1]), token_block)
+        q_spec = out_spec = a_step(None if call.one_token else sizes.q_tokens, *q.shape[1:])
         results_shape = q.shape
     else:
-        q_spec = pl.BlockSpec((1, *q.shape[1:]), step_block)
-        out_spec = pl.BlockSpec((1, *q.shape[1:3], value_lanes), step_block)
         results_shape = (*q.shape[:3], value_lanes)
+        q_spec, out_spec = a_step(None, *q.shape[1:]), a_step(None, *results_shape[1:])
     in_specs = [q_spec]
     for a_row in (slopes, sinks):
         if a_row is not None:
@@ -161,7 +98,7 @@ def attend(
             in_specs.append(pl.BlockSpec(a_row.shape, constant))
     if new is not None:
         inputs.append(new)
-        in_specs.append(pl.BlockSpec((1, *new.shape[1:]), step_block))
+        in_specs.append(a_step(None, *new.shape[1:]))
     inputs.append(pages)
     in_specs.append(pl.BlockSpec(memory_space=pl.ANY))
     scalars = [*pairs, page_table.reshape(-1)]
@@ -179,6 +116,8 @@ def attend(
         out_shape.append(jax.ShapeDtypeStruct(pages.shape, pages.dtype))
         out_specs.append(pl.BlockSpec(memory_space=pl.ANY))
         scratch.append(pltpu.VMEM((num_tiles, group, LANES), pages.dtype))
+        is_float = jnp.issubdtype(pages.dtype, jnp.floating)
+        scratch.append(pltpu.VMEM((num_tiles, LANES), jnp.float32 if is_float else jnp.int32))
         scratch.append(pltpu.SemaphoreType.DMA(()))
     if call.flat:
         scratch.append(pltpu.VMEM((units.num_units, num_rows, key_lanes), q.dtype))
@@ -194,14 +133,13 @@ def attend(
         pages_in, out = next(left), next(left)
         pages_out = next(left) if call.writes else pages_in
         arrays = [next(left) for _ in range(6)]
-        writing = [next(left), next(left)] if call.writes else [None, None]
+        writing = [next(left) if call.writes else None for _ in range(3)]
         flat_queries = queries if call.flat else None
-        queries = next(left) if call.flat else queries.at[0]
-        out = out if call.flat else out.at[0]
+        queries = next(left) if call.flat else queries
         buffers, arrived, peak, total, acc, turn = arrays
         _step(
             call,
-            _Refs(
+            Refs(
                 refs_of_pairs,
                 table,
                 flat_queries,
@@ -242,7 +180,7 @@ def attend(
     return results[0], (results[1] if call.writes else pages).reshape(pages_shape)
 
 
-def _step(call: AttentionCall, refs: _Refs) -> None:
+def _step(call: AttentionCall, refs: Refs) -> None:
     """One grid step: a block of queries against all its pairs."""
     step = pl.program_id(0)
     num_pairs = refs.pairs.first[pl.num_programs(0)]
@@ -251,15 +189,18 @@ def _step(call: AttentionCall, refs: _Refs) -> None:
     def _first_copy() -> None:
         refs.turn[0] = 0
         if jnp.issubdtype(refs.buffers.dtype, jnp.floating):
-            _clear_buffers(refs)
+            copies.clear_buffers(refs)
 
         @pl.when(num_pairs > 0)
         def _start() -> None:
-            _each_page(call, refs, 0, _first_block(call, refs, 0), 0, _start_copy)
+            copies.start_copies(call, refs, 0, copies.first_block(call, refs, 0), 0)
+
+    if call.flat and call.one_token:
+        heads.spread_heads(call, refs)
 
     def begin_unit(unit: jax.Array, _: None) -> None:
-        if call.flat:
-            _stack_queries(call, refs, unit)
+        if call.flat and not call.one_token:
+            heads.stack_queries(call, refs, unit)
         # A sink is one more score, its weight in the sum already, without a value.
         shape = refs.peak.shape[1:]
         has_sink = refs.sinks is not None
@@ -270,7 +211,7 @@ def _step(call: AttentionCall, refs: _Refs) -> None:
     jax.lax.fori_loop(0, call.units.num_units, begin_unit, None)
 
     def attend_pair(pair: jax.Array, _: None) -> None:
-        first = _first_block(call, refs, pair)
+        first = copies.first_block(call, refs, pair)
         last = pl.cdiv(refs.pairs.end[pair], call.sizes.kv_tokens) - 1
 
         def attend_block(block: jax.Array, _: None) -> None:
@@ -281,72 +222,56 @@ def _step(call: AttentionCall, refs: _Refs) -> None:
     jax.lax.fori_loop(refs.pairs.first[step], refs.pairs.first[step + 1], attend_pair, None)
 
     def end_unit(unit: jax.Array, _: None) -> None:
-        total = refs.total[unit]
-        unseeing = refs.peak[unit] == MASKED  # rows of no pair
-        factor = jnp.where(unseeing, 0.0, call.value_scale / jnp.where(unseeing, 1.0, total))
+        factor = heads.result_factor(call, refs, unit)
         for tile in range(call.units.values.num_tiles):
             lanes = slice(tile * LANES, (tile + 1) * LANES)
             result = (refs.acc[unit, :, lanes] * factor).astype(refs.out.dtype)
             if call.flat:
-                _spread_result(call, refs, unit, tile, result)
+                heads.spread_result(call, refs, unit, tile, result)
             else:
                 refs.out[unit, :, lanes] = result
 
-    jax.lax.fori_loop(0, call.units.num_units, end_unit, None)
+    if call.flat and call.one_token:
+        heads.gather_heads(call, refs)
+    else:
+        jax.lax.fori_loop(0, call.units.num_units, end_unit, None)
 
     if call.writes:
 
         @pl.when((step == pl.num_programs(0) - 1) & (num_pairs > 0))
         def _last_write() -> None:
-            _sent_group(refs, 0, 0).wait()
-
-
-def _stack_queries(call: AttentionCall, refs: _Refs, unit: jax.Array) -> None:
-    """Lays a unit's query heads, which lie beside each other in ``flat_q``, below each other in ``q``."""
-    block, head_dim = call.sizes.q_tokens, call.units.head_dim
-    for head in range(call.units.group):
-        lanes = pl.ds(pl.multiple_of((unit * call.units.group + head) * head_dim, LANES), head_dim)
-        refs.q[unit, head * block : (head + 1) * block, :] = refs.flat_q[:, lanes]
-
-
-def _spread_result(call: AttentionCall, refs: _Refs, unit: jax.Array, tile: int, result: jax.Array) -> None:
-    """Lays one tile of a unit's results ``[M, 128]`` beside each other, a head's tokens as they came."""
-    block, head_dim = call.sizes.q_tokens, call.units.head_dim
-    for head in range(call.units.group):
-        first = (unit * call.units.group + head) * head_dim + tile * LANES
-        lanes = pl.ds(pl.multiple_of(first, LANES), LANES)
-        refs.out[:, lanes] = result[head * block : (head + 1) * block]
+            copies.sent_group(refs, 0, 0).wait()
 
 
 def _attend_block(
-    call: AttentionCall, refs: _Refs, pair: jax.Array, block: jax.Array, last: jax.Array, num_pairs: jax.Array
+    call: AttentionCall, refs: Refs, pair: jax.Array, block: jax.Array, last: jax.Array, num_pairs: jax.Array
 ) -> None:
     """Attends over C keys: starts the next copies, waits for these, and adds them to the running softmax."""
     slot = refs.turn[0]
     is_last = block == last
     following = jnp.where(is_last, pair + 1, pair)
     following_block = jnp.where(
-        is_last, _first_block(call, refs, jnp.minimum(pair + 1, num_pairs - 1)), block + 1
+        is_last, copies.first_block(call, refs, jnp.minimum(pair + 1, num_pairs - 1)), block + 1
     )
 
     @pl.when(following < num_pairs)
     def _run_ahead() -> None:
-        _each_page(call, refs, following, following_block, _other(slot), _start_copy)
+        copies.start_copies(call, refs, following, following_block, copies.other(slot))
 
-    _each_page(call, refs, pair, block, slot, _wait_copy)
-    refs.turn[0] = _other(slot)
+    copies.wait_for_copies(call, refs, pair, block, slot)
+    refs.turn[0] = copies.other(slot)
     if call.writes:
 
         @pl.when(is_last)
         def _write() -> None:
-            _write_token(call, refs, pair, block, slot)
+            copies.write_token(call, refs, pair, block, slot)
 
     size = call.sizes.kv_tokens
     if jnp.issubdtype(refs.buffers.dtype, jnp.floating):
 
         @pl.when(is_last)
         def _clear() -> None:
-            _clear_values(call, refs, slot, refs.pairs.end[pair] - block * size)
+            copies.clear_values(call, refs, slot, refs.pairs.end[pair] - block * size)
 
     keys = block * size + jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
     positions, limits = _row_positions(call, refs, pair)
@@ -355,7 +280,7 @@ def _attend_block(
     attend_units = partial(_attend_units, call, refs, slot, visible, distance)
     units = call.units
     places = list(zip(range(units.num_units), units.keys.first, units.values.first, strict=True))
-    if call.sizes.q_tokens == 1:  # few rows: one softmax over all units, so that their products overlap
+    if call.one_token:  # few rows: one softmax over all units, so that their products overlap
         attend_units(places)
     elif units.num_units <= MAX_UNROLLED_UNITS:
         for place in places:
@@ -379,13 +304,13 @@ def _tile_of(first: tuple[int, ...], unit: jax.Array) -> jax.Array:
     return tile
 
 
-def _row_positions(call: AttentionCall, refs: _Refs, pair: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _row_positions(call: AttentionCall, refs: Refs, pair: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Position of each row's query, and the last key it sees: -1 for rows of other sequences.
 
     ``[M, 1]`` int32 both; scalars where a step has one token.
     """
     position = refs.pairs.position[pair]
-    if call.sizes.q_tokens == 1:
+    if call.one_token:
         return position, position
     num_rows = refs.peak.shape[1]
     row = jax.lax.broadcasted_iota(jnp.int32, (num_rows, 1), 0)
@@ -402,14 +327,21 @@ def _visible(keys: jax.Array, limits: jax.Array, sliding_window: int | None) -> 
     return visible
 
 
-def _row_slopes(refs: _Refs, unit: Any) -> jax.Array:
-    """``[M, 1]`` float32: the ALiBi slope of each row's head."""
-    return refs.slopes[unit][:, :1]
+def _row_slopes(refs: Refs, unit: Any) -> jax.Array:
+    """``[M, 128]`` float32: the ALiBi slope of each row's head in every lane."""
+    return refs.slopes[unit]
+
+
+def _repeated(x: jax.Array, width: int) -> jax.Array:
+    """``[M, 128]`` of equal lanes as ``[M, width]``: the same registers again, so that no lane is spread."""
+    if width % LANES:
+        return x[:, :1]
+    return jnp.concatenate([x] * (width // LANES), axis=1)
 
 
 def _attend_units(
     call: AttentionCall,
-    refs: _Refs,
+    refs: Refs,
     slot: jax.Array,
     visible: jax.Array,  # [M or 1, C] bool; with several units [1, C]
     distance: jax.Array | None,  # the same, float32
@@ -446,14 +378,15 @@ def _attend_units(
     if call.soft_cap is not None:
         scores = call.soft_cap * jnp.tanh(scores / call.soft_cap)
     if distance is not None:
-        scores = scores + stacked(_row_slopes(refs, unit) for unit, _, _ in places) * distance
+        slopes = stacked(_row_slopes(refs, unit) for unit, _, _ in places)
+        scores = scores + _repeated(slopes, scores.shape[1]) * distance
     scores = jnp.where(visible, scores, MASKED)
 
     # A row that has seen nothing yet adds up what it must not see, with the peak MASKED: the first key that
     # it does see fades all of it to zero.
     peak = stacked(refs.peak[unit] for unit, _, _ in places)
     new_peak = jnp.maximum(peak, jnp.max(scores, axis=1, keepdims=True))
-    weights = jnp.exp(scores - new_peak[:, :1])
+    weights = jnp.exp(scores - _repeated(new_peak, scores.shape[1]))
     fades = jnp.exp(peak - new_peak)
     sums = jnp.sum(weights, axis=1, keepdims=True)
     for index, (unit, _, value_tile) in enumerate(places):
@@ -468,122 +401,9 @@ def _attend_units(
             refs.acc[unit, :, lanes] = refs.acc[unit, :, lanes] * fade + part
 
 
-def _clear_buffers(refs: _Refs) -> None:
-    """Zeroes both buffers, once: what lies in VMEM may be NaN, and 0 * NaN is NaN."""
-    num_tiles = refs.buffers.shape[1]
-    zeros = jnp.zeros(refs.buffers.shape[2:], jnp.float32).astype(refs.buffers.dtype)
-
-    def one_tile(tile: jax.Array, _: None) -> None:
-        refs.buffers[0, tile] = zeros
-        refs.buffers[1, tile] = zeros
-
-    jax.lax.fori_loop(0, num_tiles, one_tile, None)
-
-
-def _clear_values(call: AttentionCall, refs: _Refs, slot: jax.Array, end: jax.Array) -> None:
-    """Zeroes the values from place ``end`` to the end of its page: nobody wrote them, so they may be NaN.
-
-    Whatever else a buffer holds was visible to some pair, or was cleared.
-    """
-    num_tiles, _, group, _ = refs.buffers.shape[1:]
-    row = jax.lax.broadcasted_iota(jnp.int32, (group, LANES), 0)
-
-    def one_group(index: jax.Array, _: None) -> None:
-        def one_tile(tile: jax.Array, _: None) -> None:
-            values = refs.buffers[slot, tile, index].astype(jnp.float32)
-            kept = jnp.where(index * group + row < end, values, 0.0).astype(refs.buffers.dtype)
-            refs.buffers[slot, tile, index] = kept
-
-        jax.lax.fori_loop(min(call.units.values.first), num_tiles, one_tile, None)
-
-    page_end = pl.cdiv(end, call.page_size) * call.page_size
-    jax.lax.fori_loop(
-        jax.lax.div(end, jnp.int32(group)), jax.lax.div(page_end, jnp.int32(group)), one_group, None
-    )
-
-
-def _tile(refs: _Refs, slot: jax.Array, tile: Any, dtype: jnp.dtype) -> jax.Array:
+def _tile(refs: Refs, slot: jax.Array, tile: Any, dtype: jnp.dtype) -> jax.Array:
     """A tile of a buffer ``[C, 128]`` as the products take it; narrow numbers go through float32."""
     x = refs.buffers[slot, tile]  # [C / group, group, 128]
     if x.dtype != dtype:
         x = x.astype(jnp.float32).astype(dtype)
     return x.reshape(-1, LANES)
-
-
-# --- copies -------------------------------------------------------------------------------------------
-
-
-def _other(slot: jax.Array) -> jax.Array:
-    """The buffer that is filled while ``slot`` is computed on."""
-    return 1 - slot
-
-
-def _first_block(call: AttentionCall, refs: _Refs, pair: Any) -> jax.Array:
-    return jax.lax.div(refs.pairs.begin[pair], jnp.int32(call.sizes.kv_tokens))
-
-
-def _page_number(call: AttentionCall, refs: _Refs, pair: Any, index: jax.Array) -> jax.Array:
-    return refs.table[refs.pairs.seq[pair] * call.pages_per_seq + index]
-
-
-def _each_page(
-    call: AttentionCall, refs: _Refs, pair: Any, block: jax.Array, slot: Any, act: Callable[[Any], None]
-) -> None:
-    """``act`` on the copy of every page of the block that holds a key the pair sees."""
-    size, page_size = call.sizes.kv_tokens, call.page_size
-    groups = page_size // refs.buffers.shape[3]  # of a page
-    begin = jnp.maximum(refs.pairs.begin[pair], block * size)
-    end = jnp.minimum(refs.pairs.end[pair], (block + 1) * size)
-
-    def one_page(index: jax.Array, _: None) -> None:
-        first = (index - block * (size // page_size)) * groups
-        act(
-            pltpu.make_async_copy(
-                refs.pages.at[_page_number(call, refs, pair, index)],
-                refs.buffers.at[slot, :, pl.ds(first, groups)],
-                refs.arrived.at[slot],
-            )
-        )
-
-    jax.lax.fori_loop(jax.lax.div(begin, jnp.int32(page_size)), pl.cdiv(end, page_size), one_page, None)
-
-
-def _start_copy(copy: Any) -> None:
-    copy.start()
-
-
-def _wait_copy(copy: Any) -> None:
-    copy.wait()
-
-
-def _sent_group(refs: _Refs, page: Any, group: Any) -> Any:
-    """The copy of the written group of rows to its place in HBM."""
-    return pltpu.make_async_copy(refs.written, refs.pages.at[page, :, group], refs.sent)
-
-
-def _write_token(
-    call: AttentionCall, refs: _Refs, pair: jax.Array, block: jax.Array, slot: jax.Array
-) -> None:
-    """Puts the pair's new token into the buffer and sends the rows around it to HBM."""
-    height = jnp.int32(refs.written.shape[1])
-    position = refs.pairs.position[pair]
-    group = jax.lax.div(position - block * call.sizes.kv_tokens, height)
-    in_page = jax.lax.div(jax.lax.rem(position, jnp.int32(call.page_size)), height)
-
-    @pl.when(pair > 0)
-    def _earlier_write() -> None:
-        _sent_group(refs, 0, 0).wait()
-
-    wide = jnp.float32 if jnp.issubdtype(refs.written.dtype, jnp.floating) else jnp.int32
-    row = jax.lax.broadcasted_iota(jnp.int32, refs.written.shape[1:], 0)
-    is_new = row == jax.lax.rem(position, height)
-
-    def one_tile(tile: jax.Array, _: None) -> None:
-        old = refs.buffers[slot, tile, group].astype(wide)
-        merged = jnp.where(is_new, refs.new[0, tile].astype(wide), old).astype(refs.written.dtype)
-        refs.buffers[slot, tile, group] = merged
-        refs.written[tile] = merged
-
-    jax.lax.fori_loop(0, refs.written.shape[0], one_tile, None)
-    page = _page_number(call, refs, pair, jax.lax.div(position, jnp.int32(call.page_size)))
-    _sent_group(refs, page, in_page).start()

@@ -147,12 +147,32 @@ def pack_tokens(
     return jnp.pad(row, ((0, 0), (0, missing)))
 
 
-def is_flat(units: HeadUnits, block: int, dtype: jnp.dtype) -> bool:
-    """Whether prefill takes queries as the model has them, ``[T, H * D]``, and lays heads out by itself.
+def stack_tokens(
+    k: jax.Array,  # [T, KH, D]
+    v: jax.Array,  # [T, KH, D]
+    dtype: jnp.dtype,
+    k_scale: float | None,
+    v_scale: float | None,
+) -> jax.Array:
+    """The same numbers as of :func:`pack_tokens` with a token's tiles below each other: ``[T, L, 128]``."""
+    num_tokens, _, head_dim = k.shape
+    if head_dim % LANES:
+        return pack_tokens(k, v, dtype, k_scale, v_scale).reshape(num_tokens, -1, LANES)
+    stacked = jnp.concatenate([quantize(k, dtype, k_scale), quantize(v, dtype, v_scale)], axis=1)
+    return stacked.reshape(num_tokens, -1, LANES)
 
-    Where heads are whole tiles of lanes and blocks of tokens whole tiles of sublanes; decode has one token.
+
+def is_flat(units: HeadUnits, block: int, dtype: jnp.dtype) -> bool:
+    """Whether the kernel lays heads out by itself, and takes queries as the model has them.
+
+    Where heads are whole tiles of lanes, and rows whole tiles of sublanes: in prefill the tokens of a block
+    (queries ``[T, H * D]``), in decode the query heads of a unit (``[S, H, D]``).
     """
-    return units.heads == 1 and units.head_dim % LANES == 0 and block % tile_rows(dtype) == 0
+    if units.head_dim % LANES:
+        return False
+    if block == 1:
+        return units.rows_per_token % SUBLANES == 0
+    return units.heads == 1 and block % tile_rows(dtype) == 0
 
 
 def pad_tokens(x: jax.Array, block: int) -> jax.Array:
