@@ -14,7 +14,7 @@ What is not alike: ours writes the new tokens in decode; JAX's kernel writes not
 Straight code under a condition counts as run in both. A context ends anywhere in its last page: ours then
 clears the rest of the page in VMEM, and the mean of that is counted for every sequence. "around ours" is the
 compiler's estimate for XLA's operations beside the kernel, a layer (of two layers less one), which lay out
-queries, results and new tokens; JAX's kernel takes them as they come.
+new tokens (for heads of 64 queries and results as well); JAX's kernel takes them as they come.
 """
 
 from __future__ import annotations
