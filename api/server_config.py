@@ -107,6 +107,8 @@ class ApiConfig:
     """Show tokens in logprobs as "token_id:N", which is unambiguous where their text is not."""
     enable_prompt_tokens_details: bool = False
     """Report usage.prompt_tokens_details.cached_tokens."""
+    enable_per_request_metrics: bool = False
+    """Tell in "metrics" how long the request took: in whole answers, and beside the usage of streams."""
     enable_force_include_usage: bool = False
     """Send usage on every stream, as if each asked for include_usage and continuous_usage_stats."""
     enable_request_id_headers: bool = False

@@ -123,7 +123,6 @@ FOREIGN_FLAGS: dict[str, Foreign] = {
     "--limit-mm-per-prompt": _value(_MULTIMODAL),
     "--mm-processor-kwargs": _value(_MULTIMODAL),
     "--fingerprint-mode": _value("system_fingerprint is the server's version", "full"),
-    "--enable-per-request-metrics": _switch("metrics are at /metrics"),
     "--enable-ssl-refresh": _switch("certificates are read once"),
     "--enable-offline-docs": _switch("/docs never loads anything from the network"),
 }

@@ -136,6 +136,7 @@ class ChatCompletionResponse(ResponseModel):
     prompt_logprobs: list[dict[str, Any] | None] | None = None
     prompt_token_ids: list[int] | None = None
     kv_transfer_params: dict[str, Any] | None = None
+    metrics: dict[str, float] | None = None
 
 
 class FunctionCallDelta(ResponseModel):
@@ -186,4 +187,5 @@ class ChatCompletionChunk(ResponseModel):
     choices: list[ChatChunkChoice]
     system_fingerprint: str | None = None
     usage: Usage | None = None
+    metrics: dict[str, float] | None = None
     prompt_token_ids: list[int] | None = None

@@ -70,6 +70,7 @@ class CompletionResponse(ResponseModel):
     system_fingerprint: str | None = None
     usage: Usage
     kv_transfer_params: dict[str, Any] | None = None
+    metrics: dict[str, float] | None = None
 
 
 class CompletionChunk(ResponseModel):
@@ -82,3 +83,4 @@ class CompletionChunk(ResponseModel):
     choices: list[CompletionChoice]
     system_fingerprint: str | None = None
     usage: Usage | None = None
+    metrics: dict[str, float] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from api.protocol.base import RequestModel, ResponseModel
 from api.protocol.chat import ChatLogprob
@@ -83,6 +83,7 @@ class ResponsesRequest(RequestModel):
     bad_words: Annotated[list[str], Field(max_length=1024)] | None = None
     skip_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    enable_response_messages: bool | None = None
 
 
 PASSED_ON = (
@@ -169,6 +170,14 @@ class ResponseUsage(ResponseModel):
     total_tokens: int
 
 
+class RawMessage(ResponseModel):
+    """What the model was given or has generated: its text, and the tokens that it is made of."""
+
+    type: str = "raw_message_tokens"
+    message: str
+    tokens: list[int]
+
+
 class Response(ResponseModel):
     """A response. Times are in seconds since the epoch."""
 
@@ -199,6 +208,16 @@ class Response(ResponseModel):
     truncation: str
     usage: ResponseUsage | None = None
     user: str | None
+    input_messages: list[RawMessage] | None = None
+    output_messages: list[RawMessage] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_null_messages(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # They are no part of OpenAI's API: shown only to those who asked for them.
+        shown: dict[str, Any] = serialize(self)
+        if self.input_messages is None:
+            del shown["input_messages"], shown["output_messages"]
+        return shown
 
 
 class InputItemList(ResponseModel):

@@ -55,6 +55,10 @@ REFUSED: dict[str, Refusal] = {
     "thinking_token_budget": Refusal("Thinking budgets are not supported by this version of the server."),
     "repetition_detection": Refusal("Repetition detection is not supported by this version of the server."),
     "watermarking": Refusal("Watermarking is not supported."),
+    "kv_transfer_params": Refusal(
+        "KV is never moved between servers, and a prompt of token ids goes to /v1/completions.",
+        lambda value, body: not (isinstance(value, dict) and value.get("prompt_token_ids")),
+    ),
     "return_prompt_text": Refusal("Use echo (completions) to get the prompt back.", _false),
 }
 """Fields refused with a 400 that names them, unless their value asks for nothing."""
@@ -73,7 +77,6 @@ NO_EFFECT: dict[str, str] = {
     "verbosity": "the model has no such setting",
     "web_search_options": "the server never fetches anything",
     "stream_interval": "every step is sent; a slow reader gets larger chunks",
-    "kv_transfer_params": "KV is never moved between servers",
     "vllm_xargs": "for plugins; there are none",
     "return_weight_versions": "weights are never exchanged while serving",
     "session_id": "requests are not tied to each other",

@@ -48,6 +48,7 @@ class AnswerOptions:
     usage: bool
     continuous_usage: bool
     prompt_details: bool
+    timing: bool
 
     @classmethod
     def of(cls, body: GenerationRequest, config: ServerConfig, *, has_tokenizer: bool) -> AnswerOptions:
@@ -60,6 +61,7 @@ class AnswerOptions:
             usage=body.include_usage or forced,
             continuous_usage=body.continuous_usage or forced,
             prompt_details=config.api.enable_prompt_tokens_details,
+            timing=config.api.enable_per_request_metrics,
         )
 
 

@@ -27,6 +27,7 @@ from api.serving.reading import AnswerReader
 from api.serving.reasoning_tokens import ReasoningTokens
 from api.serving.request_id import choose_request_id
 from api.serving.streams import collect, interleave, wait_for_first, while_connected
+from api.serving.timing import timing
 from api.serving.usage import UsageCounter
 from api.sse import EventStream, event_stream
 from vllm_jax.outputs import CompletionOutput, RequestOutput
@@ -100,6 +101,7 @@ class ChatAnswer:
             if scored is None
             else prompt_logprobs(scored, self._params.prompt_logprobs or 0),
             prompt_token_ids=self._prompt_token_ids if self._options.token_ids else None,
+            **self._timing(output),
         )
 
     async def chunks(
@@ -121,8 +123,11 @@ class ChatAnswer:
                     yield self._chunk(
                         ChatChunkChoice(index=index, delta=echoed, logprobs=None, finish_reason=None)
                     )
+            took: dict[str, Any] = {}
             async for _, delta in deltas:
                 self._count(delta)
+                if delta.finished:
+                    took = self._timing(delta)
                 for output in delta.outputs:
                     check_finish(output)
                     reader = self._readers[output.index]
@@ -130,7 +135,12 @@ class ChatAnswer:
                     if events or self._says_something(output):
                         yield self._chunk(self._chunk_choice(output, reader, events))
             if self._options.usage:
-                yield ChatCompletionChunk(**self._chunk_head, choices=[], usage=self._usage.usage)
+                yield ChatCompletionChunk(**self._chunk_head, choices=[], usage=self._usage.usage, **took)
+
+    def _timing(self, output: RequestOutput) -> dict[str, Any]:
+        if not self._options.timing:
+            return {}
+        return {"metrics": timing(output.metrics, self._usage.usage.completion_tokens)}
 
     def _count(self, delta: RequestOutput) -> None:
         self._usage.add(0, delta)

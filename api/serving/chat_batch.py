@@ -65,4 +65,5 @@ def _together(answers: list[ChatCompletionResponse]) -> ChatCompletionResponse:
     prompt = sum(answer.usage.prompt_tokens for answer in answers)
     completion = sum(answer.usage.completion_tokens for answer in answers)
     usage = Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
-    return answers[0].model_copy(update={"choices": choices, "usage": usage, "prompt_token_ids": None})
+    alone = {"prompt_token_ids": None, "metrics": None}
+    return answers[0].model_copy(update={"choices": choices, "usage": usage, **alone})

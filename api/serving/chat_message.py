@@ -21,8 +21,7 @@ def whole_message(events: Sequence[Event], role: str, echo: str, reading: Readin
     """The message of a whole answer.
 
     A call that was cut off has the beginning of its arguments, as a stream would have sent it. Content is
-    null where there are calls, or reasoning, and no text. Where calls were enforced there is a list of them,
-    even if it is empty.
+    null where there are calls, or reasoning, and no text, or where an enforced call has not begun.
     """
     content, reasoning = echo, ""
     calls: list[ToolCall] = []
@@ -45,8 +44,8 @@ def whole_message(events: Sequence[Event], role: str, echo: str, reading: Readin
     )
     if reading.tools.legacy:
         message.function_call = calls[0].function if calls else None
-    elif calls or reading.tools.enforced:
-        message.tool_calls = calls
+    else:
+        message.tool_calls = calls or None
     return message
 
 

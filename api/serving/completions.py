@@ -26,6 +26,7 @@ from api.serving.request_id import choose_request_id
 from api.serving.sampling import check_stream_fields, completion_params
 from api.serving.streams import collect, interleave, wait_for_first, while_connected
 from api.serving.text_offsets import TextOffsets, prompt_offsets
+from api.serving.timing import timing
 from api.serving.usage import UsageCounter
 from api.sse import EventStream, event_stream
 from vllm_jax.errors import InvalidRequestError
@@ -139,16 +140,20 @@ class _CompletionAnswer:
         for i, output in enumerate(outputs):
             self._usage.add(i, output)
             choices += [self._choice(i, output, o) for o in _best(output.outputs, self._params.n)]
-        return CompletionResponse(**self._head.fields, choices=choices, usage=self._usage.usage)
+        took = self._timing(outputs[0])
+        return CompletionResponse(**self._head.fields, choices=choices, usage=self._usage.usage, **took)
 
     async def chunks(
         self, deltas: AsyncGenerator[tuple[int, RequestOutput], None]
     ) -> AsyncGenerator[CompletionChunk, None]:
         """The events of a stream: texts with the finish reasons, usage."""
         usage: dict[str, Any] = {}
+        took: dict[str, Any] = {}
         async with aclosing(deltas):
             async for i, delta in deltas:
                 self._usage.add(i, delta)
+                if delta.finished:
+                    took = self._timing(delta)
                 for output in delta.outputs:
                     choice = self._choice(i, delta, output)
                     if not self._says_something(choice):
@@ -157,7 +162,12 @@ class _CompletionAnswer:
                         usage["usage"] = self._usage.usage
                     yield CompletionChunk(**self._chunk_head, choices=[choice], **usage)
             if self._options.usage:
-                yield CompletionChunk(**self._chunk_head, choices=[], usage=self._usage.usage)
+                yield CompletionChunk(**self._chunk_head, choices=[], usage=self._usage.usage, **took)
+
+    def _timing(self, output: RequestOutput) -> dict[str, Any]:
+        if not self._options.timing or len(self._prompts) > 1:
+            return {}
+        return {"metrics": timing(output.metrics, self._usage.usage.completion_tokens)}
 
     def _choice(self, i: int, delta: RequestOutput, output: CompletionOutput) -> CompletionChoice:
         """The choice of sequence ``output`` of prompt ``i``; its first piece opens with the echoed prompt."""

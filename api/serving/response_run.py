@@ -49,6 +49,9 @@ class ResponseRun:
         try:
             async with aclosing(self._turn.deltas()) as deltas:
                 async for delta in deltas:
+                    for raw in self.response.output_messages or ():
+                        raw.message += delta.text
+                        raw.tokens += delta.token_ids
                     for event in self._items.add(delta):
                         yield self._numbered(event)
                     reason = delta.finish_reason or reason

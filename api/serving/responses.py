@@ -7,13 +7,14 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import Any
 
 from fastapi import Request
 from fastapi import Response as HttpResponse
 
 from api.errors import ApiError, bad_request
 from api.protocol.chat import ChatCompletionRequest
-from api.protocol.responses import InputItemList, Response, ResponsesRequest
+from api.protocol.responses import InputItemList, RawMessage, Response, ResponsesRequest
 from api.protocol.responses_unsupported import check_response_fields
 from api.serving.answer import id_headers, json_response
 from api.serving.context import ServerContext
@@ -211,7 +212,16 @@ def _response(response_id: str, body: ResponsesRequest, turn: Turn, *, store: bo
         top_p=params.top_p,
         truncation=body.truncation or "disabled",
         user=body.user,
+        **_raw_messages(body, turn),
     )
+
+
+def _raw_messages(body: ResponsesRequest, turn: Turn) -> dict[str, Any]:
+    """The prompt, and room for what is generated, where the request wants to see them."""
+    if not body.enable_response_messages:
+        return {}
+    prompt = RawMessage(message=turn.prompt.text or "", tokens=turn.prompt.token_ids)
+    return {"input_messages": [prompt], "output_messages": [RawMessage(message="", tokens=[])]}
 
 
 def _stores(context: ServerContext, body: ResponsesRequest) -> bool:

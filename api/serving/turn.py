@@ -29,12 +29,17 @@ from vllm_jax.sampling_params import SamplingParams
 
 @dataclass
 class TurnDelta:
-    """What is new: events in the order of the text, logprobs of its tokens, and how it ended, if it did."""
+    """What is new: events in the order of the text, logprobs of its tokens, and how it ended, if it did.
+
+    ``text`` and ``token_ids`` are what the model has generated, as it stands.
+    """
 
     events: list[Event] = field(default_factory=list)
     logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
 
 
 class Turn:
@@ -80,7 +85,9 @@ class Turn:
         logprobs = None
         if self.params.logprobs is not None and output.logprobs is not None:
             logprobs = self._format_logprobs(output.logprobs)
-        return TurnDelta(events, logprobs, output.finish_reason, output.stop_reason)
+        return TurnDelta(
+            events, logprobs, output.finish_reason, output.stop_reason, output.text, output.token_ids
+        )
 
 
 async def prepare_turn(

@@ -94,6 +94,30 @@ def test_continuous_usage(client: TestClient, make_client: Any) -> None:
         assert chunks[-1]["choices"] == []
 
 
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_an_answer_tells_how_long_it_took(make_client: Any, tokens: int) -> None:
+    client = make_client(api={"enable_per_request_metrics": True})
+    body = {"max_tokens": tokens, **GREEDY}
+    usage = {"stream": True, "stream_options": {"include_usage": True}}
+    prompt = {"prompt": "One two", **body}
+    streams = [
+        stream(client, **body, stream_options={"include_usage": True}),
+        read_events(client.post("/v1/completions", json={**prompt, **usage}).text),
+    ]
+    assert not any("metrics" in chunk for chunks in streams for chunk in chunks[:-1])
+    answers = [ask(client, **body), client.post("/v1/completions", json=prompt).json()]
+    for answer in [*answers, *(chunks[-1] for chunks in streams)]:
+        took = answer["metrics"]
+        assert took["queue_time_ms"] >= 0 and took["time_to_first_token_ms"] > 0
+        seconds = (took["time_to_first_token_ms"] + took["generation_time_ms"]) / 1000
+        assert took["tokens_per_second"] == pytest.approx(tokens / seconds)
+        assert ("mean_itl_ms" in took) is (tokens > 1)
+        if tokens > 1:
+            assert took["mean_itl_ms"] * (tokens - 1) == pytest.approx(took["generation_time_ms"])
+    several = client.post("/v1/completions", json={**prompt, "prompt": ["One", "Two"]}).json()
+    assert several["metrics"] is None
+
+
 def test_several_sequences_differ_and_repeat_with_a_seed(client: TestClient) -> None:
     body = {"n": 3, "seed": 7, "temperature": 1.0, "max_tokens": 16, "ignore_eos": True}
     first, second = ask(client, **body), ask(client, **body)
@@ -317,6 +341,7 @@ def test_seed_out_of_range_says_which_end(client: TestClient, seed: int, text: s
     [
         ("structural_tag", {"structural_tag": {}}),
         ("audio", {"audio": {"voice": "x"}}),
+        ("kv_transfer_params", {"kv_transfer_params": {"prompt_token_ids": [5, 6]}}),
         ("modalities", {"modalities": ["text", "audio"]}),
         ("thinking_token_budget", {"thinking_token_budget": 5}),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -12,6 +13,7 @@ from fastapi.testclient import TestClient
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
 from server_process import Server
+from transformers import AutoTokenizer
 
 PATH = "/v1/responses"
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
@@ -162,6 +164,31 @@ def test_the_events_of_a_stream(client: TestClient) -> None:
     assert events[-1]["response"]["usage"] == whole["usage"]
     ended = stream(client, stop=text_of(whole)[2:5], **GREEDY)
     assert ended[-1]["type"] == "response.completed"
+
+
+def test_prompt_and_answer_as_the_model_had_them(
+    official: openai.OpenAI, client: TestClient, mpt_checkpoint: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(mpt_checkpoint)
+    body: dict[str, Any] = {"model": "tiny", "input": "Where is it?", "max_output_tokens": 9}
+    wanted = {"enable_response_messages": True, "seed": 3, "ignore_eos": True}
+    whole = official.responses.create(**body, extra_body=wanted)
+    stream = official.responses.create(**body, stream=True, extra_body=wanted)
+    streamed = [event for event in stream if event.type == "response.incomplete"][-1].response
+    chat = {"messages": [{"role": "user", "content": "Where is it?"}]}
+    prompt = client.post("/tokenize", json=chat).json()["tokens"]
+    for response in (whole, streamed):
+        asked, said = response.model_extra["input_messages"], response.model_extra["output_messages"]
+        assert asked == [
+            {"type": "raw_message_tokens", "message": tokenizer.decode(prompt), "tokens": prompt}
+        ]
+        [answer] = said
+        assert answer["message"] == response.output_text
+        assert len(answer["tokens"]) == 9 and tokenizer.decode(answer["tokens"]).startswith(
+            answer["message"].rstrip("\ufffd")
+        )
+    plain = official.responses.create(**body)
+    assert not {"input_messages", "output_messages"} & (plain.model_extra or {}).keys()
 
 
 def test_logprobs_go_with_the_text(client: TestClient) -> None:
