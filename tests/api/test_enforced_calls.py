@@ -117,10 +117,13 @@ def test_named_calls(http: httpx.Client) -> None:
 
 
 def test_a_required_call_that_was_cut_off(http: httpx.Client) -> None:
-    for choice in (named("paint"), "required"):
-        [answer] = ask(http, max_tokens=1, tool_choice=choice)["choices"]
-        assert answer["finish_reason"] == "length"
-        assert "tool_calls" not in answer["message"] and answer["message"]["content"] is None
+    [begun] = ask(http, max_tokens=1, tool_choice=named("paint"))["choices"]
+    [call] = begun["message"]["tool_calls"]
+    assert call["function"]["name"] == "paint" and call["function"]["arguments"].startswith("{")
+    [nothing] = ask(http, max_tokens=1, tool_choice="required")["choices"]
+    assert "tool_calls" not in nothing["message"]
+    for answer in (begun, nothing):
+        assert answer["finish_reason"] == "length" and answer["message"]["content"] is None
 
 
 @pytest.mark.parametrize("choice", ["required", named("paint")])
