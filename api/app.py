@@ -11,6 +11,7 @@ from api.auth import OPEN_PATHS, ApiKeyMiddleware
 from api.errors import install_handlers
 from api.http_metrics import HttpMetricsMiddleware
 from api.limits import LimitMiddleware
+from api.request_id_header import RequestIdMiddleware
 from api.routes import (
     chat,
     completions,
@@ -76,6 +77,8 @@ def create_app(context: ServerContext) -> FastAPI:
         max_headers=http.h11_max_header_count,
     )
     app.add_middleware(AnthropicErrorMiddleware)
+    if context.config.api.enable_request_id_headers:
+        app.add_middleware(RequestIdMiddleware)
     if http.allowed_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -17,10 +17,12 @@ from api.limits import StrictRoute
 from api.protocol.base import RequestModel
 from api.protocol.chat import ChatCompletionRequest
 from api.protocol.completions import CompletionRequest
+from api.protocol.embeddings import EmbeddingRequest
 from api.routes.answers import GENERATION_ERRORS
 from api.serving.chat import create_chat_completion
 from api.serving.completions import create_completion
 from api.serving.context import ServerContext, get_context
+from api.serving.embeddings import create_embeddings
 
 router = APIRouter(route_class=StrictRoute, tags=["Operation"])
 
@@ -28,6 +30,7 @@ _Serve = Callable[[ServerContext, Any, Request], Awaitable[Response]]
 _BODIES: dict[str, tuple[type[RequestModel], _Serve]] = {
     "messages": (ChatCompletionRequest, create_chat_completion),
     "prompt": (CompletionRequest, create_completion),
+    "input": (EmbeddingRequest, create_embeddings),
 }
 """The field that marks a body, its model, and the function that serves it."""
 
@@ -36,12 +39,12 @@ _BODIES: dict[str, tuple[type[RequestModel], _Serve]] = {
     "/invocations",
     response_model=None,
     responses=GENERATION_ERRORS,
-    summary="A chat or a completion, by the body's shape",
+    summary="A chat, a completion or embeddings, by the body's shape",
 )
 async def invocations(
     body: dict[str, Any], request: Request, context: Annotated[ServerContext, Depends(get_context)]
 ) -> Response:
-    """A body with ``messages`` is a chat completion, one with ``prompt`` a text completion."""
+    """``messages`` mark a chat completion, ``prompt`` a text completion, ``input`` texts to embed."""
     marks = [mark for mark in _BODIES if body.get(mark) is not None]
     if len(marks) != 1:
         raise bad_request(f"Send a body with exactly one of {', '.join(_BODIES)}.", "messages")

@@ -47,6 +47,9 @@ async def create_embeddings(context: ServerContext, body: EmbeddingRequest, requ
             "does; --runner pooling makes one of any model.",
             "model",
         )
+    if body.messages is not None:
+        raise bad_request("messages cannot be honoured: send the text itself as input.", "messages")
+    normalize = _normalize(body, info.pooling.normalize)
     size = info.hidden_size if body.dimensions is None else body.dimensions
     if not 1 <= size <= info.hidden_size:
         raise bad_request(f"dimensions must be between 1 and {info.hidden_size}, got {size}.", "dimensions")
@@ -57,8 +60,9 @@ async def create_embeddings(context: ServerContext, body: EmbeddingRequest, requ
         )
         streams = await context.start(request, request_id, _prompts(body), prompts, params)
     outputs = await while_connected(request.receive, collect(streams))
+    whole = info.pooling.normalize
     data = [
-        Embedding(index=i, embedding=_encoded(_vector(output, size, info.pooling.normalize), body))
+        Embedding(index=i, embedding=_encoded(_vector(output, size, normalize, whole=whole), body))
         for i, output in enumerate(outputs)
     ]
     tokens = sum(len(prompt.token_ids) for prompt in prompts)
@@ -84,12 +88,24 @@ def _prompts(body: EmbeddingRequest) -> CompletionRequest:
     )
 
 
-def _vector(output: RequestOutput, size: int, normalize: bool) -> np.ndarray:
-    """``[size]`` float32; cut embeddings are brought back to length 1 where whole ones have it."""
+def _normalize(body: EmbeddingRequest, done: bool) -> bool:
+    """Whether embeddings are brought to length 1. Raises ApiError (400): the model's own cannot be undone."""
+    for name in ("normalize", "use_activation"):
+        wanted = getattr(body, name)
+        if wanted is None:
+            continue
+        if done and not wanted:
+            raise bad_request(f"{name} cannot be false: this model's embeddings have length 1.", name)
+        return bool(wanted)
+    return done
+
+
+def _vector(output: RequestOutput, size: int, normalize: bool, *, whole: bool) -> np.ndarray:
+    """``[size]`` float32, of length 1 where ``normalize`` says so; ``whole`` ones may have it already."""
     if output.embedding is None:  # aborted
         raise ApiError(500, "The embedding could not be computed.", type="InternalServerError")
     vector = output.embedding[:size]
-    if normalize and size < len(output.embedding):
+    if normalize and not (whole and size == len(output.embedding)):
         vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
     return np.asarray(vector, np.float32)
 

@@ -22,10 +22,15 @@ def choose_request_id(request: Request, in_body: str | None) -> str:
     for name, value in (("X-Request-Id", request.headers.get(HEADER)), ("request_id", in_body)):
         if value is None:
             continue
-        if not 1 <= len(value) <= MAX_LENGTH or not (value.isascii() and value.isprintable()):
+        if not is_request_id(value):
             raise bad_request(f"{name} must have 1 to {MAX_LENGTH} printable ASCII characters.", name)
         return value
     return uuid.uuid4().hex
+
+
+def is_request_id(value: str) -> bool:
+    """Whether a client may call its request so."""
+    return 1 <= len(value) <= MAX_LENGTH and value.isascii() and value.isprintable()
 
 
 def choose_priority(request: Request, in_body: int | None) -> int:

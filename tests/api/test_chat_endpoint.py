@@ -412,7 +412,12 @@ def test_request_ids(client: TestClient, make_client: Any) -> None:
         headers={"X-Request-Id": "header"},
     )
     assert response.json()["id"] == "chatcmpl-header"
-    assert response.headers["x-request-id"] == "chatcmpl-header"
+    assert response.headers["x-request-id"] == "header"
+    made = talkative.post(CHAT, json={"messages": MESSAGES, "max_tokens": 1})
+    assert made.headers["x-request-id"] == made.json()["id"]
+    assert talkative.get("/health", headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
+    for path, headers in (("/health", {}), ("/nowhere", {}), ("/version", {"X-Request-Id": "x" * 999})):
+        assert len(talkative.get(path, headers=headers).headers["x-request-id"]) == 32
     assert "x-request-id" not in client.post(CHAT, json={"messages": MESSAGES, "max_tokens": 1}).headers
 
 

@@ -157,6 +157,11 @@ def test_the_model_still_generates(client: TestClient) -> None:
         ("dimensions", {"input": "a", "dimensions": 0}),
         ("encoding_format", {"input": "a", "encoding_format": "int8"}),
         ("truncate_prompt_tokens", {"input": "a", "truncate_prompt_tokens": 0}),
+        ("embed_dtype", {"input": "a", "embed_dtype": "float16"}),
+        ("endianness", {"input": "a", "endianness": "big"}),
+        ("use_activation", {"input": "a", "use_activation": False}),
+        ("normalize", {"input": "a", "normalize": False}),
+        ("messages", {"messages": [{"role": "user", "content": "a"}]}),
     ],
 )
 def test_what_cannot_be_honoured_is_named(client: TestClient, param: str, body: dict[str, Any]) -> None:
@@ -166,6 +171,13 @@ def test_what_cannot_be_honoured_is_named(client: TestClient, param: str, body: 
 def test_long_inputs_can_be_cut(client: TestClient) -> None:
     cut = ask(client, input="word " * 400, truncate_prompt_tokens=-1, truncation_side="right")
     assert cut["usage"]["prompt_tokens"] == 255
+
+
+def test_fields_that_ask_for_what_is_done(client: TestClient) -> None:
+    plain = ask(client, input="a")["data"]
+    said = {"embed_dtype": "float32", "endianness": "little", "use_activation": True, "normalize": None}
+    assert ask(client, input="a", **said)["data"] == plain
+    assert client.post("/invocations", json={"input": "a"}).json()["data"] == plain
 
 
 def test_the_official_client_and_langchain(client: TestClient, expected: np.ndarray) -> None:
