@@ -134,6 +134,7 @@ class Load:
 LOADS = {
     "short": Load("short chats: 64 shared + 64 in, 64 out", 64, 64, 64, 5000),
     "long": Load("long chats: 1024 shared + 1024 in, 256 out", 1024, 1024, 256, 2400),
+    "documents": Load("documents: 6000 in, 128 out", 0, 6000, 128, 600),
     "reasoning": Load("reasoning: 256 shared + 256 in, 2048 out", 256, 256, 2048, 1000),
 }
 FACTORS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5)
@@ -168,6 +169,8 @@ class Limits:
 
     max_num_seqs: int
     max_num_batched_tokens: int
+    free_tokens: int = 256
+    """As the engine chooses it for accelerators: how long prompts make room for running sequences; 0: not."""
     block_size: int = 64
     max_model_len: int = 8192
 
@@ -186,6 +189,7 @@ def simulate(
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,
         max_model_len=limits.max_model_len,
+        free_tokens=limits.free_tokens,
     )
     registry = ShapeRegistry(limits.max_num_seqs, limits.max_num_batched_tokens)
     params = SamplingParams(max_tokens=load.output, ignore_eos=True, temperature=0)
@@ -329,17 +333,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--chips", nargs="+", default=list(CHIPS), choices=[*CHIPS, "none"])
     parser.add_argument("--slice", type=int, default=8, help="chips that hold one model together")
-    parser.add_argument("--loads", nargs="+", default=list(LOADS), choices=LOADS)
+    parser.add_argument("--loads", nargs="+", default=["short", "long", "reasoning"], choices=LOADS)
     parser.add_argument("--fewer", type=int, default=1, help="a so many times smaller number of requests")
     parser.add_argument("--efficiency", type=float, default=0.6, help="fraction of the data-sheet rates")
     parser.add_argument("--overhead-ms", type=float, default=0.3, help="of every step")
     parser.add_argument("--max-num-seqs", type=int, default=512)
     parser.add_argument("--max-num-batched-tokens", type=int, default=4096)
+    parser.add_argument(
+        "--free-tokens", type=int, default=256, help="what long prompts leave to others; 0: none"
+    )
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path, help="write every figure")
     parser.add_argument("--add", type=Path, nargs="*", default=[], help="figures written before, to show too")
     args = parser.parse_args()
-    limits = Limits(args.max_num_seqs, args.max_num_batched_tokens)
+    limits = Limits(args.max_num_seqs, args.max_num_batched_tokens, args.free_tokens)
     results = []
     for name in args.loads:
         load = LOADS[name]

@@ -134,19 +134,19 @@ def test_the_threshold_caps_the_share_of_one_prompt():
 def test_a_long_prompt_makes_room_for_running_sequences_and_short_ones_pass():
     scheduler = make(free_tokens=4)
     long = make_sequence(range(40), **ENDLESS)
-    scheduler.add(make_sequence([1, 2], **ENDLESS))
+    scheduler.add(make_sequence([1, 2], max_tokens=60, **ENDLESS))
     scheduler.update(scheduler.schedule(), [5])
     scheduler.add(long)
     scheduler.add(make_sequence(range(20, 50), **ENDLESS))
     assert shape(scheduler.schedule()) == [(2, 1, True), (0, 3, False)], (
-        "4 + 2 tokens, down to a power of two"
+        "1 + 0.8 (4 + 1) tokens, down to a power of two"
     )
-    scheduler.add(make_sequence(range(60, 69), **ENDLESS))
+    scheduler.add(make_sequence(range(60, 69), max_tokens=50, **ENDLESS))
     assert shape(scheduler.schedule()) == [(3, 1, True), (0, 9, True), (3, 3, False)]
-    assert shape(scheduler.schedule()) == [(4, 1, True), (9, 1, True), (6, 6, False)]
+    assert shape(scheduler.schedule()) == [(4, 1, True), (9, 1, True), (6, 2, False)]
     assert scheduler.num_waiting == 1, "the second long one"
     while long in scheduler._prefilling:
-        assert sum(row.num_tokens for row in scheduler.schedule().rows) <= 8
+        assert sum(row.num_tokens for row in scheduler.schedule().rows) <= 4
     scheduler.schedule()
     assert scheduler.num_waiting == 0, "it begins when the first is done"
 
@@ -155,6 +155,17 @@ def test_a_long_prompt_has_the_step_to_itself_where_nothing_decodes():
     scheduler = make(free_tokens=4)
     scheduler.add(make_sequence(range(40), **ENDLESS))
     assert shape(scheduler.schedule()) == [(0, 16, False)]
+
+
+def test_a_backlog_of_prompts_gets_larger_chunks():
+    scheduler = make(free_tokens=4, max_num_batched_tokens=32, num_blocks=200)
+    scheduler.add(make_sequence([1, 2], **ENDLESS))
+    scheduler.update(scheduler.schedule(), [5])
+    tokens = []
+    for number in range(1, 4):
+        scheduler.add(make_sequence(range(100 * number, 100 * number + 50), **ENDLESS))
+        tokens.append(sum(row.num_tokens for row in scheduler.schedule().rows))
+    assert tokens == [4, 4, 16], "1 + 0.8 (4 + 1) tokens, and with three waiting 1 + 4 x 0.8 (4 + 1)"
 
 
 def test_a_long_prompt_progresses_beside_many_decodes():

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
 _MOST_BYTES = 4 * 2**30
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_PACKAGES = ("kernels", "layers", "models", "runner", "sampling", "weights")
 _SETTINGS_OF_CACHES = ("cache", "log", "dump")
 """Settings of jax whose names have one of these words in them change no program."""
 
@@ -154,10 +155,15 @@ def _make_private(folder: Path) -> bool:
 
 
 def _sources() -> str:
-    """A digest of this package: its Python files by content, its native ones by size and time."""
+    """A digest of what a program can be made of: Python files by content, native ones by size and time.
+
+    That is the runner, the packages below it, and the modules beside them; neighbours and what is above it
+    are not imported here.
+    """
     package = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*")):
+    paths = [*package.glob("*.py"), *(path for name in _PACKAGES for path in (package / name).rglob("*"))]
+    for path in sorted(paths):
         if path.suffix == ".py":
             digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
         elif path.suffix == ".so":

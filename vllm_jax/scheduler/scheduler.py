@@ -42,6 +42,11 @@ from vllm_jax.sequence import Sequence, SequenceStatus
 
 _order = operator.attrgetter("order")
 
+_PATIENCE = 0.8
+"""How much longer a step may take for a long prompt's sake, as a fraction of the time without it."""
+_BACKLOG = 16
+"""Sequences that are looked at to see how many long prompts wait: more would change nothing."""
+
 
 class Scheduler:
     """Owns the sequences' ``status``, ``slot``, ``block_ids`` and counters from ``add`` until they finish.
@@ -60,9 +65,9 @@ class Scheduler:
         long_prefill_token_threshold: most tokens of one prompt in a step; 0 for no limit of its own.
         free_tokens: where given, prompts that take several steps anyway make room for running sequences. It
             is the number of tokens whose computation takes as long as reading the weights, which a step does
-            in any case: while ``d`` sequences decode, long prompts fill a step up to ``free_tokens + 2 d``
-            tokens, so that it takes about twice the time it would without them, their attention not counted.
-            0 for no such limit.
+            in any case: a step of ``T`` tokens takes the time of ``free_tokens + T``, attention not counted,
+            and a long prompt may add up to 0.8 times that. Where ``n > 2`` long prompts wait for their first
+            token, throughput matters more: ``(n - 1) ** 2`` times as much. 0 for no such limit.
         cache_secret: key of the prefix cache's digests; by default random.
 
     Raises:
@@ -306,10 +311,13 @@ class Scheduler:
         """Most tokens that long prompts may add to a step of ``num_decodes`` tokens; see ``free_tokens``."""
         if not num_decodes or not self._free_tokens:
             return budget
-        # Steps are padded to powers of two: the largest one that is fast enough, but more than the decodes.
-        fast = 1 << (self._free_tokens + 2 * num_decodes).bit_length() - 1
-        more = 1 << num_decodes.bit_length()
-        return min(budget, max(fast, more) - num_decodes)
+        # Steps are padded to powers of two, with and without a chunk.
+        padded = 1 << (num_decodes - 1).bit_length()
+        some = itertools.islice(itertools.chain(self._prefilling, self._waiting), _BACKLOG)
+        backlog = max(1, sum(map(self._is_long, some)) - 1)
+        longest = padded + int(_PATIENCE * (self._free_tokens + padded)) * backlog**2
+        size = max(1 << longest.bit_length() - 1, self._free_tokens, 1 << num_decodes.bit_length())
+        return min(budget, size - num_decodes)
 
     def _is_long(self, seq: Sequence) -> bool:
         """Whether the prompt does not fit into one step."""
