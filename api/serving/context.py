@@ -32,10 +32,11 @@ from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
 
 logger = logging.getLogger(__name__)
 
-GRAMMAR_TIMEOUT_S = 30.0
+GRAMMAR_TIMEOUT_S = 60.0
 """Time that a structured output may wait for a thread to be compiled in, and time to compile it there.
-The compiler's own limit, in processor time, is shorter."""
-_GRAMMAR_THREADS = 2
+The compiler's own limits are shorter."""
+_GRAMMAR_THREADS = 4
+"""As many as the compiler has places for grammars, quick and slow ones."""
 
 
 @dataclass

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
 import pytest
 from grammar_walks import EOS, allowed, consume, start
 
-from vllm_jax.errors import InvalidRequestError
+from vllm_jax.errors import InvalidRequestError, OverloadedError
 from vllm_jax.structured_output.compiler import GrammarCompiler
 from vllm_jax.structured_output.trials import MAX_PROCESSES
 from vllm_jax.structured_output_params import StructuredOutput
@@ -130,6 +130,30 @@ def test_what_does_not_end_is_ended(vocabulary) -> None:
         assert caught.value.param == "response_format"
         compiler.compile(StructuredOutput(regex="ab?"))
     assert time.process_time() - before < 1, "the work was done in this process"
+
+
+def endless(letter: str) -> StructuredOutput:
+    patterns = [{"type": "string", "pattern": f".*a.{{{i}}}{letter}.*"} for i in range(30)]
+    return StructuredOutput(json_schema=json.dumps({"allOf": patterns}))
+
+
+def test_slow_grammars_keep_nobody_waiting(vocabulary) -> None:
+    """Two may take their time; a third is told to come later; quick ones pass all of them."""
+    compiler = GrammarCompiler(vocabulary, max_seconds=3)
+    compiler.compile(StructuredOutput(regex="ab?"))
+
+    def outcome(letter: str) -> type[Exception]:
+        with pytest.raises((InvalidRequestError, OverloadedError)) as caught:
+            compiler.compile(endless(letter))
+        return caught.type
+
+    with ThreadPoolExecutor(4) as pool:
+        slow = [pool.submit(outcome, letter) for letter in "bcd"]
+        busy = next(as_completed(slow))
+        assert busy.result() is OverloadedError
+        compiler.compile(StructuredOutput(regex="ac?"))
+        assert not all(one.done() for one in slow), "it waited for nobody"
+        assert [one.result() for one in slow if one is not busy] == [InvalidRequestError] * 2
 
 
 def test_no_process_is_left_behind(vocabulary) -> None:

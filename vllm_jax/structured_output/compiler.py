@@ -70,6 +70,7 @@ class GrammarCompiler:
         Raises:
             InvalidRequestError: it cannot be compiled, or only beyond the limits, or it admits no text;
                 ``param`` is ``output.param``.
+            OverloadedError: it takes long, and too many others do.
         """
         if (known := self.known(output)) is not None:
             return known

@@ -19,12 +19,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-MAX_PROCESSES = 2
+from vllm_jax.errors import OverloadedError
+
+QUICK_PLACES, SLOW_PLACES = 2, 2
+"""Compilations at a time. Nearly all are quick; one that is not gives its place to others."""
+MAX_PROCESSES = QUICK_PLACES + SLOW_PLACES
 MAX_BYTES = 1 << 30
 """Memory of one process; the largest grammars that anybody needs take a tenth of it."""
 
 _PATIENCE_S, _LATER_PRIORITY = 0.5, 10
-"""A compilation that takes longer goes on with less priority than the requests that are served."""
+"""A compilation that takes longer is slow, and goes on with less priority than what is served."""
+_MAX_WAIT = 3
+"""Times the processor time: seconds after which nobody waits for a slow compilation any more."""
 _SCRIPT = Path(__file__).with_name("trial_process.py")
 
 
@@ -43,7 +49,8 @@ class Trials:
         self.seconds = seconds
         setup = {"seconds": seconds, "bytes": MAX_BYTES, "limits": limits, "size": size, "special": special}
         self._setup = json.dumps(setup) + "\n"
-        self._places = threading.BoundedSemaphore(MAX_PROCESSES)
+        self._quick = threading.BoundedSemaphore(QUICK_PLACES)
+        self._slow = threading.BoundedSemaphore(SLOW_PLACES)
         self._idle: list[_Process] = []
         weakref.finalize(self, _close, self._idle)
 
@@ -52,15 +59,32 @@ class Trials:
 
         Raises:
             TrialFailedError: it takes too much time, memory or stack.
+            OverloadedError: it is slow, and so are others.
             RuntimeError: no process can be started.
         """
-        with self._places:
+        with self._quick:
             process = self._take()
-            ended = process.compiles(grammar)
-            if process.alive:
+            process.compile(grammar)
+            ended = process.ended(_PATIENCE_S)
+            if ended and process.alive:
                 self._idle.append(process)
+        if ended is None:
+            ended = self._wait(process)
         if not ended:
+            process.close()
             raise TrialFailedError
+
+    def _wait(self, process: _Process) -> bool:
+        """Whether a slow compilation ends; then its process does too, as its priority is for good."""
+        if not self._slow.acquire(blocking=False):
+            process.close()
+            raise OverloadedError("Too many expensive grammars are being compiled; try again later.")
+        try:
+            process.yield_to_others()
+            return bool(process.ended(_MAX_WAIT * self.seconds))
+        finally:
+            self._slow.release()
+            process.close()
 
     def _take(self) -> _Process:
         while self._idle:
@@ -93,21 +117,20 @@ class _Process:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def compiles(self, grammar: str) -> bool:
-        """Whether a compilation ends; if not, this process has. One that was slow is closed as well."""
+    def compile(self, grammar: str) -> None:
+        """Begins a compilation."""
         self._send(json.dumps(grammar) + "\n")
-        quick = select.poll()
-        quick.register(self._stdout, select.POLLIN)
-        if quick.poll(1000 * _PATIENCE_S):
-            ended = self._answers()
-        else:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, _LATER_PRIORITY)
-            ended = self._answers()
-            self.close()
-        if not ended:
-            self.close()
-        return ended
+
+    def ended(self, seconds: float) -> bool | None:
+        """Whether the compilation has ended, or else the process; None where neither has in that time."""
+        waiting = select.poll()
+        waiting.register(self._stdout, select.POLLIN)
+        return self._answers() if waiting.poll(1000 * seconds) else None
+
+    def yield_to_others(self) -> None:
+        """Goes on with less priority."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _LATER_PRIORITY)
 
     def close(self) -> None:
         """Ends the process. May be called twice."""
