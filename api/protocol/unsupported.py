@@ -49,7 +49,9 @@ REFUSED: dict[str, Refusal] = {
         elsewhere=True,
     ),
     "suffix": Refusal("Filling in the middle is not supported.", lambda value, body: value == ""),
-    "prompt_embeds": Refusal("Prompt embeddings are not supported; send text or token ids."),
+    "prompt_embeds": Refusal(
+        "Prompt embeddings are not supported; send text or token ids.", lambda value, body: value == []
+    ),
     "audio": Refusal("This server answers with text only."),
     "modalities": Refusal("This server answers with text only.", lambda value, body: value == ["text"]),
     "thinking_token_budget": Refusal("Thinking budgets are not supported by this version of the server."),

@@ -50,8 +50,10 @@ async def create_completion(context: ServerContext, body: CompletionRequest, req
     model = context.models.resolve(body.model)
     check_stream_fields(body)
     params = completion_params(body, context.engine.info)
-    if body.echo and context.engine.tokenizer is None:
-        raise bad_request("echo needs a tokenizer, and this server runs with --skip-tokenizer-init.", "echo")
+    if body.echo and body.logprobs is not None and context.engine.tokenizer is None:
+        raise bad_request(
+            "echo with logprobs needs a tokenizer, and this server runs with --skip-tokenizer-init.", "echo"
+        )
     prompts = await while_connected(request.receive, context.prompts.completion(body))
     if len(prompts) * params.n > MAX_SEQUENCES:
         raise bad_request(

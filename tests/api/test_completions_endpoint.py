@@ -222,6 +222,7 @@ def test_empty_prompts_are_refused(client: TestClient, prompt: Any) -> None:
         ("best_of", {"prompt": "a", "best_of": 2, "use_beam_search": True}),
         ("best_of", {"prompt": ["a"] * 100, "best_of": 100}),
         ("prompt_embeds", {"prompt": "a", "prompt_embeds": "AAAA"}),
+        ("prompt", {"prompt": None, "prompt_embeds": []}),
         ("min_tokens", {"prompt": "a", "echo": True, "max_tokens": 0, "min_tokens": 1}),
         ("input_tokens", {"prompt": [1] * 256}),
     ],

@@ -129,9 +129,12 @@ def test_keys_from_the_environment_token_ids_only_and_abort_at_once(start_server
         chunks = read_events(client.post(completions, json={**body, "prompt": [8], "stream": True}).text)
         streamed = [i for chunk in chunks for i in chunk["choices"][0]["token_ids"]]
         assert streamed == answer["choices"][1]["token_ids"]
+        echoed = client.post(completions, json={"prompt": [5, 6, 7], "echo": True, "max_tokens": 3})
+        [choice] = echoed.json()["choices"]
+        assert choice["text"] == "" and choice["prompt_token_ids"] == [5, 6, 7] and choice["token_ids"]
         for path, refused, param in (
             ("/v1/completions", {"prompt": "text"}, "prompt"),
-            ("/v1/completions", {"prompt": [1], "echo": True}, "echo"),
+            ("/v1/completions", {"prompt": [1], "echo": True, "logprobs": 1}, "echo"),
             ("/v1/completions", {"prompt": [1], "stop": "a"}, "stop"),
             (CHAT, {"messages": LONG["messages"]}, "messages"),
             ("/tokenize", {"prompt": "a"}, "prompt"),
