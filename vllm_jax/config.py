@@ -99,7 +99,8 @@ class SchedulerConfig:
     """Split long prompts over steps. Without it a prompt must fit into one step."""
     long_prefill_token_threshold: int | None = None
     """Most tokens of one prompt a step computes; 0 means no limit of its own. By default prompts that need
-    several steps make room for running requests: their attention apart, a step takes about twice as long."""
+    several steps make room for running requests: a step takes at most about twice as long, unless several
+    of them wait."""
     max_num_queued_reqs: int | None = None
     """Most requests that may wait for their first step; more are answered with 503 and Retry-After. No limit
     by default."""

@@ -29,7 +29,7 @@ from vllm_jax.models.registry import resolve
 from vllm_jax.progress import ProgressReport, no_progress
 from vllm_jax.runner.buckets import ShapeRegistry
 from vllm_jax.runner.compile_cache import keep_compiled_programs
-from vllm_jax.runner.memory import BlockBudget, num_blocks
+from vllm_jax.runner.memory import BlockBudget, num_blocks, return_freed_memory
 from vllm_jax.runner.model_runner import KVSpec, ModelRunner
 from vllm_jax.runner.program_store import ProgramStore
 from vllm_jax.sampling_params import SamplingParams
@@ -107,6 +107,7 @@ def load_engine(
                 seed=config.model.seed,
                 progress=lambda done, total: progress("Loading weights", done, total),
             )
+        return_freed_memory()  # the host's copies of the tensors
         store = ProgramStore(folder, device) if keep_executables and folder is not None else None
         runner, kv_spec = _runner(config, loaded, limits, device, implementation, dtype, pooling, store)
         load_seconds = time.monotonic() - started

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from vllm_jax.errors import RecompilationError
 from vllm_jax.runner.compile_watch import CompilationWatch
+from vllm_jax.runner.memory import return_freed_memory
 from vllm_jax.runner.program_store import Candidate, ProgramStore
 
 logger = logging.getLogger(__name__)
@@ -111,24 +112,30 @@ class ProgramCache:
             nonlocal done
             self._programs[program.key] = compiled
             self.num_compiled += fresh
+            if fresh:
+                return_freed_memory()
             if candidate is not None:
                 self._keep(program, candidate)
             done += 1
             if progress is not None:
                 progress(done, len(wanted), program.name)
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        def collect(most: int) -> None:
+            while len(working) > most:
+                for finished in wait(working, return_when=FIRST_COMPLETED).done:
+                    add(working.pop(finished), *finished.result())
+
+        workers = os.cpu_count() or 1
+        with ThreadPoolExecutor(workers) as pool:
             loading = {pool.submit(self._load, program): program for program in wanted}
             for future in as_completed(loading):
                 program, compiled = loading[future], future.result()
-                if compiled is None:
-                    working[pool.submit(self._compile, program, program.lower())] = program
-                else:
+                if compiled is not None:
                     add(program, compiled)
-                for finished in [future for future in working if future.done()]:
-                    add(working.pop(finished), *finished.result())
-            for finished in as_completed(list(working)):
-                add(working.pop(finished), *finished.result())
+                    continue
+                collect(workers)  # What is lowered takes memory, too.
+                working[pool.submit(self._compile, program, program.lower())] = program
+            collect(0)
         if self._store is not None:
             self._store.prune()
         self.seconds += time.monotonic() - started

@@ -1,4 +1,5 @@
-"""How many KV blocks fit. Knows devices and bytes; knows no model beyond the bytes a block takes.
+"""How many KV blocks fit, and the host's memory. Knows devices and bytes; knows no model beyond the bytes a
+block takes.
 
 On an accelerator the answer comes from the device and the compiler: what the device has, times
 ``gpu_memory_utilization``, minus what is in use (the weights) and minus what the compiler says the largest
@@ -8,6 +9,7 @@ step needs besides its arguments. On a CPU the memory belongs to the whole machi
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 
@@ -44,6 +46,16 @@ def host_memory_available() -> int:
     except OSError:
         pass
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def return_freed_memory() -> None:
+    """Gives the system what is freed but kept by the allocator; does nothing where that is not glibc's.
+
+    The compiler's threads each have an arena of their own: what one has freed, the next does not reuse.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _steady(blocks: int, budget: BlockBudget) -> int:
