@@ -48,6 +48,8 @@ def create_app(context: ServerContext) -> FastAPI:
         docs_url="/docs" if docs else None,
         redoc_url="/redoc" if docs else None,
         redirect_slashes=False,
+        # Not uvicorn's setting: that one would put it before paths that have it already.
+        root_path=http.root_path,
     )
     app.state.context = context
     install_handlers(app)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hmac
 from typing import Any
 
+import openai
 import pytest
 from fastapi.testclient import TestClient
+from server_process import StartServer
 
 KEYS = ("first-key", "zweiter-schlüssel")
 
@@ -76,6 +78,20 @@ def test_everything_else_needs_a_key(guarded: TestClient, method: str, path: str
         assert response.headers["www-authenticate"] == "Bearer"
         error = response.json()["error"]
         assert error["type"] == "invalid_request_error" and error["code"] == "invalid_api_key"
+
+
+def test_paths_may_have_the_root_path_or_not(start_server: StartServer) -> None:
+    server = start_server("--root-path=/llm", "--api-key=secret")
+    for base in ("/v1", "/llm/v1"):
+        client = openai.OpenAI(base_url=server.url + base, api_key="secret", max_retries=0)
+        [model] = client.models.list().data
+        assert client.completions.create(model=model.id, prompt="One", max_tokens=1).usage
+        with pytest.raises(openai.AuthenticationError):
+            client.with_options(api_key="wrong").models.list()
+    with server.client() as http:
+        assert [http.get(path).status_code for path in ("/health", "/llm/health")] == [200, 200]
+        assert [http.get(path).status_code for path in ("/llm/llm/health", "/llmhealth")] == [401, 401]
+    server.stop()
 
 
 def test_a_root_path_opens_nothing(make_client: Any) -> None:
