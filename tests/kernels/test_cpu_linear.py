@@ -71,6 +71,36 @@ def test_a_row_does_not_depend_on_the_others(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("live", "padded"), [(0, 1), (0, 40), (1, 8), (5, 7), (6, 300), (40, 41), (130, 256)]
+)
+def test_rows_of_zeros_at_the_end(dtype, live, padded):
+    """They are left out of the products, and only of them: biases, residuals and norms still count."""
+    x, weight, up, residual = draw((padded, 65), (50, 65), (50, 65), (padded, 50), dtype=dtype)
+    bias, up_bias, scale, shift = draw((50,), (50,), (65,), (65,), dtype=dtype)
+    x[live:] = 0
+    x[live:, ::2] *= -1  # some of the zeros are negative
+    if live > 2:
+        x[1] = 0  # not at the end
+    f32 = jnp.dtype("float32")
+    close = {"rtol": 1e-4, "atol": 1e-4 if dtype == "float32" else 0.1}
+    (y,) = products(x, [weight], [bias], dtype=f32)
+    np.testing.assert_allclose(y, exact(x, weight) + bias.astype(np.float64), rtol=1e-4, atol=1e-4)
+    (y,) = products(x, [weight], dtype=x.dtype, residual=residual)
+    wanted = exact(x, weight) + residual.astype(np.float64)
+    np.testing.assert_allclose(np.asarray(y, np.float64), wanted, rtol=2**-7, atol=close["atol"])
+    x64 = x.astype(np.float64)
+    centred = x64 - x64.mean(-1, keepdims=True)
+    normed = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5) * scale.astype(np.float64)
+    (y,) = products(x, [weight], dtype=f32, norm="layer", norm_weight=scale, norm_bias=shift, eps=1e-5)
+    np.testing.assert_allclose(y, exact(normed + shift.astype(np.float64), weight), **close)
+    g, u = exact(x, weight) + bias.astype(np.float64), exact(x, up) + up_bias.astype(np.float64)
+    (y,) = products(x, [weight, up], [bias, up_bias], dtype=x.dtype, gated=True)
+    wanted = g / (1 + np.exp(-g)) * u
+    np.testing.assert_allclose(np.asarray(y, np.float64), wanted, rtol=2**-5, atol=2 * close["atol"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("into", [1, 40, 64])
 def test_nan_and_infinity_stay_in_their_row_and_output(dtype, into):
     x, weight = draw((7, into), (9, into), dtype=dtype)

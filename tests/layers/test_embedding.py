@@ -8,7 +8,7 @@ import pytest
 import torch
 from flax import nnx
 
-from vllm_jax.layers.embedding import Embedding
+from vllm_jax.layers.embedding import NO_TOKEN, Embedding
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -28,6 +28,8 @@ def test_both_ways(dtype):
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_foreign_ids_are_clamped():
+def test_what_is_no_token_is_zero():
     layer = Embedding(4, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    np.testing.assert_array_equal(layer(jnp.asarray([99])), layer(jnp.asarray([3])))
+    embedded = layer(jnp.asarray([-1, 3, 4, NO_TOKEN]))
+    np.testing.assert_array_equal(embedded[1], layer.weight[...][3])
+    np.testing.assert_array_equal(embedded[jnp.asarray([0, 2, 3])], 0)

@@ -8,6 +8,9 @@ from flax import nnx
 
 from vllm_jax.layers.linear import matmul
 
+NO_TOKEN = 2**31 - 1
+"""The id of what pads a step."""
+
 
 class Embedding(nnx.Module):
     """``weight [num_embeddings, features]``."""
@@ -17,8 +20,10 @@ class Embedding(nnx.Module):
         self.weight = nnx.Param(table.astype(dtype))
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """``ids [...]`` int -> ``[..., features]``; ids outside the table are clamped to its ends."""
-        return jnp.take(self.weight[...], ids, axis=0, mode="clip")
+        """``ids [...]`` int -> ``[..., features]``; zeros for ids outside the table, as :data:`NO_TOKEN`."""
+        table = self.weight[...]
+        is_token = (ids >= 0) & (ids < table.shape[0])
+        return jnp.where(is_token[..., None], jnp.take(table, ids, axis=0, mode="clip"), 0)
 
     def attend(self, hidden: jax.Array) -> jax.Array:
         """``hidden [..., features]`` -> logits ``[..., num_embeddings]`` float32 (tied output layer)."""

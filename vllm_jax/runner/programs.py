@@ -25,6 +25,7 @@ import numpy as np
 from flax import nnx
 
 from vllm_jax.kernels.metadata import AttentionMetadata
+from vllm_jax.layers.embedding import NO_TOKEN
 from vllm_jax.sampling import sampler
 from vllm_jax.sampling.inputs import FullInputs, RandomInputs, SampledLogprobs
 from vllm_jax.sampling.logprobs import gather_logprobs
@@ -90,9 +91,13 @@ def forward(
     row = jnp.minimum(metadata.sequence_of_token(layout.num_tokens), layout.num_rows - 1)
     sampled = history[slots[row], metadata.positions(layout.num_tokens)]
     model = rebuild(leaves)
-    hidden, kv_pages = model(jnp.where(tokens < 0, sampled, tokens), kv_pages, metadata)
+    # Zeros where there is no token and no row: the native linear kernel leaves them out.
+    is_token = jnp.arange(layout.num_tokens) < cu_q_lens[-1]
+    ids = jnp.where(is_token, jnp.where(tokens < 0, sampled, tokens), NO_TOKEN)
+    hidden, kv_pages = model(ids, kv_pages, metadata)
+    is_row = cu_q_lens[1:] > cu_q_lens[:-1]
     last = jnp.maximum(cu_q_lens[1:] - 1, 0)
-    return hidden, model.logits(hidden[last]), kv_pages
+    return hidden, model.logits(jnp.where(is_row[:, None], hidden[last], 0)), kv_pages
 
 
 def sample_greedy(logits: jax.Array, history: jax.Array, ints: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -35,7 +35,8 @@ def products(
     """``norm(x) @ weight[out_i, in].T (+ bias[out_i])`` for each weight, in one pass over all of them.
 
     Args:
-        x: ``[rows, in]`` float32 or bfloat16; everything else has its dtype.
+        x: ``[rows, in]`` float32 or bfloat16; everything else has its dtype. Rows of zeros at its end, as in
+            a padded step, are not multiplied.
         weights: read from memory once, whatever the number of rows.
         biases: one a weight, or None.
         dtype: of the results, float32 or bfloat16. Sums are float32.

@@ -118,6 +118,29 @@ constexpr int64_t kPassBytes = 512 * 1024;    // them in the second-level cache,
 
 const void* at(const void* p, int64_t bytes) { return p == nullptr ? nullptr : static_cast<const char*>(p) + bytes; }
 
+// How many rows there are without the zeros at the end: a step is padded to one of few shapes, with rows of
+// zeros, and they stay zeros from layer to layer.
+int64_t rows_before_zeros(const void* x, int64_t bytes, int64_t rows, bool bf16) {
+  const uint32_t mask = bf16 ? 0x7fff7fff : 0x7fffffff;  // without signs
+  for (; rows > 0; --rows) {
+    auto* row = static_cast<const char*>(x) + (rows - 1) * bytes;
+    uint32_t seen = 0;
+    int64_t i = 0;
+    for (; i + 4 <= bytes; i += 4) {
+      uint32_t word;
+      __builtin_memcpy(&word, row + i, 4);
+      seen |= word & mask;
+    }
+    if (i < bytes) {
+      uint16_t half;
+      __builtin_memcpy(&half, row + i, 2);
+      seen |= half & 0x7fff;
+    }
+    if (seen != 0) return rows;
+  }
+  return 0;
+}
+
 // Memory of cache lines, as it comes.
 class Scratch {
  public:
@@ -138,7 +161,7 @@ class Rows {
   Rows(ffi::ThreadPool& pool, const Kernels& kernels, const Norm& norm, const void* x, bool bf16, int64_t rows,
        int64_t k)
       : kernels_(kernels), norm_(norm), x_(x), bf16_(bf16), rows_(rows), k_(k) {
-    if (!packed() && !normed() && !widened()) return;
+    if (rows == 0 || (!packed() && !normed() && !widened())) return;
     const int64_t blocks = packed() ? (rows + kernels.block_rows - 1) / kernels.block_rows : 1;
     ready_.emplace_back(blocks * block_bytes());
     parallel_for(pool, blocks, [&](int64_t block) { prepare(block); });
@@ -149,7 +172,7 @@ class Rows {
 
   // Rows of one pass over the weights.
   int64_t pass() const {
-    if (!packed()) return rows_;
+    if (!packed()) return kPassRows;
     const int64_t block = kernels_.block_rows, blocks = std::min(kPassRows / block, kPassBytes / (block_bytes() + 1));
     return std::max<int64_t>(blocks, 1) * block;
   }
@@ -283,7 +306,9 @@ ffi::Error linear(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingR
   if (rows == 0 || items == 0) return ffi::Error::Success();
 
   static const Kernels& kernels = kernels_for(cpu_isa());
-  Rows prepared(pool, kernels, norm, x.untyped_data(), bf16, rows, k);
+  const void* x_data = x.untyped_data();
+  const int64_t live = norm.bias == nullptr ? rows_before_zeros(x_data, k * size, rows, bf16) : rows;
+  Rows prepared(pool, kernels, norm, x_data, bf16, live, k);
   const auto product = prepared.product();
   const int64_t pass = prepared.pass();
 
@@ -296,10 +321,14 @@ ffi::Error linear(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingR
     const void* some_bias = at(part.bias, o * size);
     float sums[kPassRows * kOutsPerItem], up[kPassRows * kOutsPerItem];
     for (int64_t r = 0; r < rows; r += pass) {
-      const int64_t some = std::min(pass, rows - r);
-      const void* xs = prepared.from(r);
-      product(xs, at(part.weight, o * k * size), some, outs, k, sums, kOutsPerItem);
-      if (gated) product(xs, at(parts[1].weight, o * k * size), some, outs, k, up, kOutsPerItem);
+      const int64_t some = std::min(pass, rows - r), factors = std::max<int64_t>(0, std::min(some, live - r));
+      if (factors > 0) {
+        const void* xs = prepared.from(r);
+        product(xs, at(part.weight, o * k * size), factors, outs, k, sums, kOutsPerItem);
+        if (gated) product(xs, at(parts[1].weight, o * k * size), factors, outs, k, up, kOutsPerItem);
+      }
+      std::fill_n(sums + factors * kOutsPerItem, (some - factors) * kOutsPerItem, 0.0f);
+      if (gated) std::fill_n(up + factors * kOutsPerItem, (some - factors) * kOutsPerItem, 0.0f);
       for (int64_t i = 0; i < some; ++i) {
         const int64_t place = (r + i) * part.outs + o;
         void* y = static_cast<char*>(part.y) + place * (part.y_bf16 ? 2 : 4);
