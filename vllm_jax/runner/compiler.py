@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,22 +120,18 @@ class ProgramCache:
             if progress is not None:
                 progress(done, len(wanted), program.name)
 
-        def collect(most: int) -> None:
-            while len(working) > most:
-                for finished in wait(working, return_when=FIRST_COMPLETED).done:
-                    add(working.pop(finished), *finished.result())
-
-        workers = os.cpu_count() or 1
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             loading = {pool.submit(self._load, program): program for program in wanted}
             for future in as_completed(loading):
                 program, compiled = loading[future], future.result()
-                if compiled is not None:
+                if compiled is None:
+                    working[pool.submit(self._compile, program, program.lower())] = program
+                else:
                     add(program, compiled)
-                    continue
-                collect(workers)  # What is lowered takes memory, too.
-                working[pool.submit(self._compile, program, program.lower())] = program
-            collect(0)
+                for finished in [future for future in working if future.done()]:
+                    add(working.pop(finished), *finished.result())
+            for finished in as_completed(list(working)):
+                add(working.pop(finished), *finished.result())
         if self._store is not None:
             self._store.prune()
         self.seconds += time.monotonic() - started
