@@ -155,13 +155,7 @@ def test_stop_token_ids_and_eos(llm, mpt_checkpoint) -> None:
 
 def test_logprobs_are_those_of_transformers(llm, oracle) -> None:
     params = SamplingParams(
-        temperature=0.7,
-        seed=1,
-        max_tokens=8,
-        ignore_eos=True,
-        logprobs=4,
-        prompt_logprobs=2,
-        logprob_token_ids=[9],
+        temperature=0.7, seed=1, max_tokens=8, ignore_eos=True, logprobs=4, prompt_logprobs=2
     )
     (output,) = complete(llm, "The quick brown fox jumps over the lazy dog. The quick brown", params)
     prompt, (answer,) = output.prompt_token_ids, output.outputs
@@ -170,7 +164,7 @@ def test_logprobs_are_those_of_transformers(llm, oracle) -> None:
     for i, (token, found) in enumerate(zip(answer.token_ids, answer.logprobs, strict=True)):
         row = expected[len(prompt) - 1 + i]
         best = np.argsort(-row)[:4].tolist()
-        assert next(iter(found)) == token and set(found) == {token, *best, 9}
+        assert next(iter(found)) == token and set(found) == {token, *best}
         for candidate, logprob in found.items():
             assert logprob.logprob == pytest.approx(row[candidate], abs=1e-4)
         assert found[token].rank == 1 + int((row > row[token]).sum())
@@ -185,6 +179,20 @@ def test_logprobs_are_those_of_transformers(llm, oracle) -> None:
         for candidate, logprob in found.items():
             assert logprob.logprob == pytest.approx(row[candidate], abs=1e-4)
         assert found[prompt[i]].rank == 1 + int((row > row[prompt[i]]).sum())
+
+
+def test_logprobs_of_listed_tokens_are_those_of_transformers(llm, oracle) -> None:
+    """They stand in the best candidates' place."""
+    params = SamplingParams(
+        temperature=0, max_tokens=5, ignore_eos=True, logprobs=2, logprob_token_ids=[9, 40]
+    )
+    (output,) = complete(llm, "The quick brown fox", params)
+    prompt, (answer,) = output.prompt_token_ids, output.outputs
+    expected = tiny_models.logprobs(oracle, prompt + answer.token_ids).numpy()
+    for i, (token, found) in enumerate(zip(answer.token_ids, answer.logprobs, strict=True)):
+        assert next(iter(found)) == token and set(found) == {token, 9, 40}
+        for listed, logprob in found.items():
+            assert logprob.logprob == pytest.approx(expected[len(prompt) - 1 + i, listed], abs=1e-4)
 
 
 def test_penalties_see_prompt_and_output(llm, oracle) -> None:

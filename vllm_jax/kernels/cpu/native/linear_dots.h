@@ -16,6 +16,9 @@ static inline float short_dot(const X* x, const W* w, int64_t n) {
   return sum;
 }
 
+// What the products are made of, for each pair of dtypes. add() multiplies lane by lane; add_all() multiplies every
+// lane of x with the same kPair numbers of the weight, or with the n that are left of them (linear_blocks.h).
+
 // x and weight in float32.
 struct F32 {
   using X = float;
