@@ -108,22 +108,23 @@ def _is_extended(node: dict[str, Any]) -> bool:
 
 def _names_all(node: dict[str, Any]) -> bool:
     """Whether ``node`` names properties, and with these alone an object can be what it says."""
-    properties, required = node.get("properties"), node.get("required")
-    if not isinstance(properties, dict) or _OTHER_NAMES & node.keys():
+    named, required = _properties(node)
+    if named is None or _OTHER_NAMES & node.keys():
         return False
-    names = required if isinstance(required, list) else []
     least = node.get("minProperties", 0)
-    return {n for n in names if isinstance(n, str)} <= properties.keys() and not (
-        isinstance(least, int | float) and least > len(properties)
-    )
+    return required <= named and not (isinstance(least, int | float) and least > len(named))
 
 
 def _num_optional(node: dict[str, Any]) -> int:
+    named, required = _properties(node)
+    return 0 if named is None else len(named - required)
+
+
+def _properties(node: dict[str, Any]) -> tuple[set[str] | None, set[str]]:
+    """The properties that a schema names (None: it has no such list), and those it requires."""
     properties, required = node.get("properties"), node.get("required")
-    if not isinstance(properties, dict):
-        return 0
-    names = required if isinstance(required, list) else []
-    return len(properties.keys() - {name for name in names if isinstance(name, str)})
+    named = set(properties) if isinstance(properties, dict) else None
+    return named, {n for n in required if isinstance(n, str)} if isinstance(required, list) else set()
 
 
 def _digits(divisor: Any) -> int:

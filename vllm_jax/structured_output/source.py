@@ -11,19 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
 
 from vllm_jax.errors import InvalidRequestError
+from vllm_jax.structured_output.expression import terminal
 from vllm_jax.structured_output.json_schema import compiler_schema
 from vllm_jax.structured_output.structural_tag import TagWriter
 from vllm_jax.structured_output_params import StructuredOutput
 
 _HEADER = '%llguidance {"no_forcing": true}\n'
 _MAX_GBNF_LENGTH = 1 << 15
-_ASCII_CLASSES = "dws"
-"""``\\d``, ``\\w`` and ``\\s`` mean what they mean with Python's re.ASCII: nobody who writes ``\\d`` wants
-Tibetan digits."""
 
 
 def lark_source(output: StructuredOutput, special: Mapping[str, int]) -> str:
@@ -61,7 +58,7 @@ def _rule(output: StructuredOutput, writer: TagWriter) -> str:
     if output.structural_tag is not None:
         return writer.write()
     if output.regex is not None:
-        return f"/{regex_to_lark(output.regex, _ASCII_CLASSES)}/"
+        return terminal(output.regex)
     if output.choice is not None:
         return f"/{'|'.join(map(_literal, output.choice))}/"
     return f"%json {compiler_schema(output)}"

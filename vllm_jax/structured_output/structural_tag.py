@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llguidance import regex_to_lark
-
 from vllm_jax.errors import InvalidRequestError
+from vllm_jax.structured_output.expression import terminal
 from vllm_jax.structured_output.json_schema import compiler_schema
 from vllm_jax.structured_output_params import StructuredOutput
 
@@ -163,7 +162,7 @@ class TagWriter:
             case "regex":
                 self._known(node, "type", "pattern")
                 pattern = self._string(node, "pattern", where)
-                return f"/{regex_to_lark(pattern, 'dws')}/" if pattern else '""'
+                return terminal(pattern) if pattern else '""'
             case "grammar":
                 self._known(node, "type", "grammar")
                 name = f"grammar_{len(self.grammars)}"
@@ -199,8 +198,8 @@ class TagWriter:
             unlike.append(self._string(node, "unlike", where))
         if not unlike:
             return "TEXT"
-        expressions = [f"~/{regex_to_lark(expression, 'dws')}/" for expression in unlike]
-        return self._terminal(" & ".join(["/(.|\\n)*/", *expressions]))
+        expressions = [f"~{terminal(expression)}" for expression in unlike]
+        return self._rule(" & ".join(["/(.|\\n)*/", *expressions]), prefix="TEXT")
 
     # --- formats of formats -----------------------------------------------------------------------
 
@@ -236,10 +235,8 @@ class TagWriter:
         content = self._format(
             node.get("content"), tuple(filter(None, ends)), f"{where}.content", depth + 1, last=last
         )
-        return " ".join(filter(None, [self._opened(begin, begun), content]))
-
-    def _opened(self, begin: str, begun: int) -> str:
-        return self.literal(begin[begun:]) if begin[begun:] else ""
+        opened = self.literal(begin[begun:]) if begin[begun:] else ""
+        return " ".join(filter(None, [opened, content]))
 
     def _triggered(self, node: Format, ends: Ends, where: str, depth: int, *, last: bool) -> str:
         self._known(node, "type", "triggers", "tags", "at_least_one", "stop_after_first", "excludes")
@@ -275,9 +272,7 @@ class TagWriter:
         if waiting:
             raise self._error(f"the tag that begins with {begins[waiting[0]][:100]!r} begins with no trigger")
         tagged = self._rule(" | ".join(ways))
-        start = f"({bodies(range(len(tags)), 0)})" if first else ""
-        if first:
-            start = self._rule(start)
+        start = self._rule(bodies(range(len(tags)), 0)) if first else ""
         if once:
             only = self._followed(start if first else tagged, ends)
             return only if first else f"({only} | {self.text_until(ends, text)})"
@@ -322,14 +317,9 @@ class TagWriter:
         found = self._any_special.match(text)
         return found[0] if found else None
 
-    def _rule(self, expression: str, attributes: str = "") -> str:
-        name = f"rule_{len(self.rules)}"
+    def _rule(self, expression: str, attributes: str = "", *, prefix: str = "rule") -> str:
+        name = f"{prefix}_{len(self.rules)}"
         self.rules.append(f"{name}{attributes}: {expression}")
-        return name
-
-    def _terminal(self, expression: str) -> str:
-        name = f"TEXT_{len(self.rules)}"
-        self.rules.append(f"{name}: {expression}")
         return name
 
     # --- checks -----------------------------------------------------------------------------------
