@@ -63,9 +63,11 @@ def listed(tags: Sequence[Tag], separator: str, parallel: bool) -> Tag:
     }
 
 
-def objects(calls: Sequence[CallForm], arguments: str, begin: str = "") -> list[Tag]:
-    """``{"name": "…", "<arguments>": {…}}`` for each of ``calls``, behind ``begin``."""
-    return [tag(f'{begin}{{"name": "{call.name}", "{arguments}": ', call.arguments, "}") for call in calls]
+def objects(calls: Sequence[CallForm], arguments: str, begin: str = "", end: str = "") -> list[Tag]:
+    """``{"name": "…", "<arguments>": {…}}`` for each of ``calls``, between ``begin`` and ``end``."""
+    return [
+        tag(f'{begin}{{"name": "{call.name}", "{arguments}": ', call.arguments, f"}}{end}") for call in calls
+    ]
 
 
 def only_calls(

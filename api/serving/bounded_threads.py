@@ -65,9 +65,8 @@ class BoundedThreads:
                     value = work()
                 except Exception as error:
                     problem = error
-                except (
-                    BaseException
-                ) as error:  # a panic in native code: the place must become free all the same
+                except BaseException as error:
+                    # A panic in native code: the place must become free all the same.
                     problem = RuntimeError(f"{type(error).__name__}: {error}")
                 with contextlib.suppress(RuntimeError):  # the loop has been closed
                     loop.call_soon_threadsafe(finish, value, problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 import uuid
@@ -44,26 +45,25 @@ async def create_response(context: ServerContext, body: ResponsesRequest, reques
     # What is stored has an id that no client has chosen: it could be that of one that is there.
     response_id = f"resp_{uuid.uuid4().hex}" if store else request_id
     earlier, own = _conversation(context, body, owner)
-    if body.background:
-        context.background.take()
-    try:
+    with contextlib.ExitStack() as on_failure:
+        if body.background:
+            context.background.take()
+            on_failure.callback(context.background.give_back)
         with own_names():
             chat = await while_connected(
                 request.receive, _chat_request(context, body, [*earlier, *own], request_id)
             )
             turn = await while_connected(request.receive, start_turn(context, chat, request, request_id))
-    except BaseException:
+        response = _response(response_id, body, turn, store=store)
+        run = ResponseRun(response, turn, cached_tokens=context.config.api.enable_prompt_tokens_details)
+        stored = StoredResponse(response, own, owner)
         if body.background:
-            context.background.give_back()
-        raise
-    response = _response(response_id, body, turn, store=store)
-    run = ResponseRun(response, turn, cached_tokens=context.config.api.enable_prompt_tokens_details)
-    stored = StoredResponse(response, own, owner)
+            background = BackgroundRun(
+                run, ended=lambda: context.responses.measure(stored), released=context.background.give_back
+            )
+        on_failure.pop_all()
     headers = id_headers(request_id, context.config)
     if body.background:
-        background = BackgroundRun(
-            run, ended=lambda: context.responses.measure(stored), released=context.background.give_back
-        )
         stored.run = background
         context.responses.put(stored)
         if body.stream:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from api.parsers.call_tags import CallForm, Tag, tag, triggered
+from api.parsers.call_tags import CallForm, Tag, objects, triggered
 from api.parsers.events import Content, Parse
 from api.parsers.json_calls import call_object
 from api.parsers.source import Source
@@ -23,11 +23,7 @@ MARKERS = (START, END)
 
 def strict(calls: Sequence[CallForm], parallel: bool) -> Tag:
     """The form of answers whose calls are all as they should be."""
-    tags = [
-        tag(f'{START}\n{{"name": "{call.name}", "arguments": ', call.arguments, f"}}\n{END}")
-        for call in calls
-    ]
-    return triggered([START], tags, parallel)
+    return triggered([START], objects(calls, "arguments", f"{START}\n", f"\n{END}"), parallel)
 
 
 def parse(source: Source, names: Container[str]) -> Parse[None]:

@@ -49,9 +49,8 @@ def library() -> Library:
     )
     if path is None:
         return Library(None, "not built: the install found no C++ compiler that could do it")
-    built = (
-        path.stat().st_mtime
-    )  # in a checkout the sources lie beside it, and Python here may want newer ones
+    # In a checkout the sources lie beside it, and Python here may want newer ones.
+    built = path.stat().st_mtime
     if any(source.stat().st_mtime > built for source in (folder / "native").glob("*.*")):
         return Library(None, "older than their sources: python setup.py build_ext --inplace")
     try:
