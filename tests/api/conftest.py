@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
+from scripted_server import scripted_server
 from server_process import ENGINE_SETTINGS, Server, StartServer, launch
 
 from api.app import create_app
@@ -81,3 +83,16 @@ def start_server(
 def server(start_server: StartServer) -> Server:
     """The server that tests share; none of them may stop it."""
     return start_server("--served-model-name", "tiny/model", "tiny")
+
+
+@pytest.fixture(scope="module")
+def scripted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a model that says the test module's ``SCRIPTS``."""
+    with scripted_server(tmp_path_factory.mktemp("scripted"), request.module.SCRIPTS) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def http(scripted: Server) -> Iterator[httpx.Client]:
+    with scripted.client() as client:
+        yield client

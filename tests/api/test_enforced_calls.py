@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -16,7 +15,6 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field
-from scripted_server import scripted_server
 from server_process import Server
 from sse_reader import read_events
 
@@ -53,18 +51,6 @@ TOOLS = [
 QUIET: dict[str, Any] = {"reasoning_effort": "none"}
 """The template knows reasoning: a model of chance may otherwise begin with it, and never end."""
 ASK = [{"role": "user", "content": "Paint it red."}]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with scripted_server(tmp_path_factory.mktemp("scripted"), SCRIPTS) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def http(server: Server) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
 
 
 def ask(http: httpx.Client, status: int = 200, **more: Any) -> dict[str, Any]:
@@ -211,12 +197,12 @@ def move(by: bool) -> str:
     return f"moved by {by}"
 
 
-def langchain(server: Server, **settings: Any) -> ChatOpenAI:
-    return ChatOpenAI(model="tiny", base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0, **settings)
+def langchain(scripted: Server, **settings: Any) -> ChatOpenAI:
+    return ChatOpenAI(model="tiny", base_url=f"{scripted.url}/v1", api_key="EMPTY", max_retries=0, **settings)
 
 
-def test_langchain_required_and_named(server: Server) -> None:
-    model = langchain(server, temperature=1, seed=7, reasoning_effort="none")
+def test_langchain_required_and_named(scripted: Server) -> None:
+    model = langchain(scripted, temperature=1, seed=7, reasoning_effort="none")
     for choice in ("any", "required", "move"):
         answer = model.bind_tools([move, Paint], tool_choice=choice).invoke("Go.")
         assert isinstance(answer, AIMessage) and answer.tool_calls and not answer.invalid_tool_calls
@@ -226,9 +212,9 @@ def test_langchain_required_and_named(server: Server) -> None:
 
 
 @pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
-def test_langchain_structured_output(server: Server, method: Any) -> None:
+def test_langchain_structured_output(scripted: Server, method: Any) -> None:
     script = {"chat_template_kwargs": {"script": "object"}}
-    model = langchain(server, temperature=0, max_tokens=60, extra_body=script)
+    model = langchain(scripted, temperature=0, max_tokens=60, extra_body=script)
     structured = model.with_structured_output(Paint, method=method)
     paint = structured.invoke("Paint, as JSON.")
     assert paint == Paint(color=Color.GREEN, times=42) or method == "function_calling"
@@ -237,8 +223,8 @@ def test_langchain_structured_output(server: Server, method: Any) -> None:
     assert last == paint
 
 
-def test_openai_client(server: Server) -> None:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0)
+def test_openai_client(scripted: Server) -> None:
+    client = openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="EMPTY", max_retries=0)
     tools = [openai.pydantic_function_tool(Paint)]
     parsed = client.chat.completions.parse(
         model="tiny",

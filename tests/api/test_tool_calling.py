@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,7 +11,6 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from scripted_server import scripted_server
 from server_process import Server
 from sse_reader import read_events, texts
 
@@ -48,26 +46,14 @@ ASK = [{"role": "user", "content": "How is the weather in Rome?"}]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with scripted_server(tmp_path_factory.mktemp("scripted"), SCRIPTS) as server:
-        yield server
+def client(scripted: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="EMPTY", max_retries=0)
 
 
-@pytest.fixture(scope="module")
-def http(server: Server) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0)
-
-
-def langchain(server: Server, script: str, **settings: Any) -> ChatOpenAI:
+def langchain(scripted: Server, script: str, **settings: Any) -> ChatOpenAI:
     return ChatOpenAI(
         model="tiny",
-        base_url=f"{server.url}/v1",
+        base_url=f"{scripted.url}/v1",
         api_key="EMPTY",
         max_retries=0,
         extra_body={"chat_template_kwargs": {"script": script}},
@@ -364,8 +350,8 @@ def get_weather(city: str, days: int = 1) -> str:
     return f"sunny in {city} for {days} days"
 
 
-def test_langchain_agent_round_trip(server: Server) -> None:
-    model = langchain(server, "two").bind_tools([get_weather])
+def test_langchain_agent_round_trip(scripted: Server) -> None:
+    model = langchain(scripted, "two").bind_tools([get_weather])
     messages: list[Any] = [HumanMessage("How is the weather?")]
     answer = model.invoke(messages)
     assert isinstance(answer, AIMessage) and answer.content == "I look."
@@ -380,8 +366,8 @@ def test_langchain_agent_round_trip(server: Server) -> None:
     assert final.content == SCRIPTS["done"] and not final.tool_calls
 
 
-def test_langchain_stream(server: Server) -> None:
-    chunks = list(langchain(server, "two").bind_tools([get_weather]).stream("How is the weather?"))
+def test_langchain_stream(scripted: Server) -> None:
+    chunks = list(langchain(scripted, "two").bind_tools([get_weather]).stream("How is the weather?"))
     total = chunks[0]
     for chunk in chunks[1:]:
         total = total + chunk

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -12,7 +11,6 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from scripted_server import scripted_server
 from server_process import Server
 
 TWO = (
@@ -50,19 +48,13 @@ ASK: list[Any] = [{"role": "user", "content": "How is the weather in Rome?"}]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with scripted_server(tmp_path_factory.mktemp("scripted"), SCRIPTS) as server:
-        yield server
+def client(scripted: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="EMPTY", max_retries=0)
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="EMPTY", max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def claude(server: Server) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=server.url, api_key="EMPTY", max_retries=0)
+def claude(scripted: Server) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=scripted.url, api_key="EMPTY", max_retries=0)
 
 
 def says(script: str) -> dict[str, Any]:
@@ -214,7 +206,7 @@ def test_one_call_at_most(claude: anthropic.Anthropic) -> None:
     assert [block.type for block in answer.content].count("tool_use") == 1
 
 
-def test_langchain_calls_tools_by_responses(server: Server) -> None:
+def test_langchain_calls_tools_by_responses(scripted: Server) -> None:
     @tool
     def get_weather(city: str, days: int = 1) -> str:
         """The weather of a city."""
@@ -222,7 +214,7 @@ def test_langchain_calls_tools_by_responses(server: Server) -> None:
 
     llm = ChatOpenAI(
         model="tiny",
-        base_url=f"{server.url}/v1",
+        base_url=f"{scripted.url}/v1",
         api_key="EMPTY",
         max_retries=0,
         temperature=0,
