@@ -279,7 +279,7 @@ class LLM:
         Raises:
             InvalidRequestError: the model is no embedding model, or a prompt cannot be served.
         """
-        params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, embed=True)
+        params = SamplingParams.for_embedding()
         found = []
         for output in self.generate(prompts, params, use_tqdm=use_tqdm):
             assert output.embedding is not None

@@ -37,6 +37,11 @@ _FLOAT32_TINY, _FLOAT32_MAX = 2.0**-126, 3.4028234e38
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
+def most_logprobs(vocab_size: int, max_logprobs: int) -> int:
+    """Candidates that a position can have at most, where ``--max-logprobs`` is ``max_logprobs`` (-1: all)."""
+    return vocab_size if max_logprobs == -1 else min(max_logprobs, vocab_size)
+
+
 @dataclass(slots=True, kw_only=True)
 class SamplingParams:
     """How a request's tokens are chosen and when they stop. Defaults are OpenAI's and vLLM's.
@@ -125,6 +130,11 @@ class SamplingParams:
                 raise InvalidRequestError(f"{name} must be a boolean, got {_show(getattr(self, name))}", name)
         if self.stop and not self.detokenize:
             raise InvalidRequestError("stop strings need detokenize=True", "stop")
+
+    @classmethod
+    def for_embedding(cls) -> SamplingParams:
+        """Of a request for its prompt's embedding."""
+        return cls(max_tokens=1, temperature=0.0, detokenize=False, embed=True)
 
     def _take(self, structured_outputs: StructuredOutputsParams) -> None:
         if not isinstance(structured_outputs, StructuredOutputsParams):
@@ -224,7 +234,7 @@ class SamplingParams:
         Raises:
             InvalidRequestError: an id is outside the vocabulary, or logprobs are too many.
         """
-        limit = vocab_size if max_logprobs == -1 else min(max_logprobs, vocab_size)
+        limit = most_logprobs(vocab_size, max_logprobs)
         for name, asked in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if asked is None:
                 continue

@@ -28,15 +28,14 @@ from vllm_jax.engine.async_engine import AsyncEngine
 from vllm_jax.engine.request import PreparedParams
 from vllm_jax.errors import EngineDeadError
 from vllm_jax.sampling_params import SamplingParams
+from vllm_jax.structured_output.trials import MAX_PROCESSES
 from vllm_jax.tokenizer.chat_template import ChatTemplate, load_chat_template
 
 logger = logging.getLogger(__name__)
 
 GRAMMAR_TIMEOUT_S = 60.0
 """Time that a structured output may wait for a thread to be compiled in, and time to compile it there.
-The compiler's own limits are shorter."""
-_GRAMMAR_THREADS = 4
-"""As many as the compiler has places for grammars, quick and slow ones."""
+The compiler's own limits are shorter, and there are as many threads as it has places for grammars."""
 
 
 @dataclass
@@ -53,7 +52,7 @@ class ServerContext:
     tracer: RequestTracer | None = None
     draining: bool = False
     grammar_threads: BoundedThreads = field(
-        default_factory=lambda: BoundedThreads(_GRAMMAR_THREADS, GRAMMAR_TIMEOUT_S, name="grammar")
+        default_factory=lambda: BoundedThreads(MAX_PROCESSES, GRAMMAR_TIMEOUT_S, name="grammar")
     )
 
     def close(self) -> None:

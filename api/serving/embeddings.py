@@ -53,12 +53,14 @@ async def create_embeddings(context: ServerContext, body: EmbeddingRequest, requ
     size = info.hidden_size if body.dimensions is None else body.dimensions
     if not 1 <= size <= info.hidden_size:
         raise bad_request(f"dimensions must be between 1 and {info.hidden_size}, got {size}.", "dimensions")
-    params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, embed=True)
+    as_prompts = _prompts(body)
     with own_names(_OWN_NAMES):
         prompts = await while_connected(
-            request.receive, context.prompts.completion(_prompts(body), most=MAX_INPUTS)
+            request.receive, context.prompts.completion(as_prompts, most=MAX_INPUTS)
         )
-        streams = await context.start(request, request_id, _prompts(body), prompts, params)
+        streams = await context.start(
+            request, request_id, as_prompts, prompts, SamplingParams.for_embedding()
+        )
     outputs = await while_connected(request.receive, collect(streams))
     whole = info.pooling.normalize
     data = [

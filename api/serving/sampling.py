@@ -16,7 +16,7 @@ from api.protocol.generation import GenerationRequest
 from api.serving.beam_search import check_beam_search
 from api.serving.structured import structured_output
 from vllm_jax.engine.info import ModelInfo
-from vllm_jax.sampling_params import SamplingParams
+from vllm_jax.sampling_params import SamplingParams, most_logprobs
 
 COMPLETION_MAX_TOKENS = 16
 """max_tokens of a text completion that has none."""
@@ -123,6 +123,6 @@ def _check_limit(name: str, value: int | None, info: ModelInfo, *, least: int) -
 
 def _check_logprobs(name: str, value: int, info: ModelInfo) -> None:
     """The engine checks this as well, but under the name of its own field."""
-    most = info.vocab_size if info.max_logprobs == -1 else min(info.max_logprobs, info.vocab_size)
+    most = most_logprobs(info.vocab_size, info.max_logprobs)
     if value > most or (value < 0 and not (value == -1 and most == info.vocab_size)):
         raise bad_request(f"{name} must be between 0 and {most} on this server, got {value}.", name)

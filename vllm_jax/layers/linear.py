@@ -14,7 +14,7 @@ The one place that knows which form is best where:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -104,8 +104,9 @@ def _with_norm(form: _Form, operands: _Operands, norm: Norm | None) -> tuple[_Fo
         kind, bias = "layer", None if norm.bias is None else norm.bias[...]
     else:
         kind = "rms_float32" if norm.scale_in_float32 else "rms"
-    form = _Form(form.dtype, kind, norm.eps, form.gated)
-    return form, operands._replace(norm_weight=norm.weight[...], norm_bias=bias)
+    return replace(form, norm=kind, eps=norm.eps), operands._replace(
+        norm_weight=norm.weight[...], norm_bias=bias
+    )
 
 
 def _compute(form: _Form, operands: _Operands) -> list[jax.Array]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from vllm_jax.errors import RecompilationError
 from vllm_jax.runner.compile_watch import CompilationWatch
@@ -61,8 +61,12 @@ Trial = Callable[[Program, Any], None]
 
 def run_on_zeros(program: Program, executable: Any) -> None:
     """The :data:`Trial` for programs that run on anything."""
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.arguments)
-    jax.block_until_ready(executable(*zeros))
+    jax.block_until_ready(executable(*zeros(program.arguments)))
+
+
+def zeros(arguments: Any) -> Any:
+    """Zeros for arguments that are given by shape."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), arguments)
 
 
 class ProgramCache:

@@ -23,13 +23,13 @@ import numpy as np
 from vllm_jax.kernels.attention import kv_pages_dtype, kv_pages_shape
 from vllm_jax.runner import programs
 from vllm_jax.runner.buckets import ShapeRegistry, StepShape, at_least
-from vllm_jax.runner.compiler import CompileProgress, Program, ProgramCache, temporary_bytes
+from vllm_jax.runner.compiler import CompileProgress, Program, ProgramCache, temporary_bytes, zeros
 from vllm_jax.runner.program_store import ProgramStore
 from vllm_jax.runner.slots import VARIANTS, SlotTable
 from vllm_jax.runner.step_inputs import StepInputBuilder
 from vllm_jax.sampling.inputs import SampledLogprobs
 from vllm_jax.sampling.mask import full_row
-from vllm_jax.sampling_params import MAX_LOGIT_BIAS, MAX_LOGPROB_TOKEN_IDS
+from vllm_jax.sampling_params import MAX_LOGIT_BIAS, MAX_LOGPROB_TOKEN_IDS, most_logprobs
 from vllm_jax.scheduled_batch import ScheduledBatch, ScheduledSequence
 from vllm_jax.weights.pooling import Pooling
 
@@ -189,7 +189,7 @@ class ModelRunner:
         self.registry = registry
         self.device = device
         self.vocab_size = vocab_size
-        self.num_logprobs = vocab_size if max_logprobs < 0 else min(max_logprobs, vocab_size)
+        self.num_logprobs = most_logprobs(vocab_size, max_logprobs)
         self.programs = ProgramCache(store, self._try)
         self._hidden_size, self._hidden_dtype = hidden
         self._identity = f"{identity} {kv_spec} {self.num_logprobs} "
@@ -267,9 +267,6 @@ class ModelRunner:
 
     def _try(self, program: Program, executable: Any) -> None:
         """Runs ``executable`` on an empty batch, before there are requests. Raises what XLA raises."""
-
-        def zeros(arguments: Any) -> Any:
-            return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), arguments)
 
         mine: tuple[Any, ...]
         match program.key:
