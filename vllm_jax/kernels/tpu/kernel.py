@@ -37,7 +37,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from vllm_jax.kernels.tpu import copies, heads
 from vllm_jax.kernels.tpu.call import MASKED, AttentionCall, Refs
-from vllm_jax.kernels.tpu.layout import LANES, split_pages
+from vllm_jax.kernels.tpu.layout import LANES, split_pages, wide_dtype
 from vllm_jax.kernels.tpu.plan import Pairs
 
 MAX_UNROLLED_UNITS = 8
@@ -116,8 +116,7 @@ def attend(
         out_shape.append(jax.ShapeDtypeStruct(pages.shape, pages.dtype))
         out_specs.append(pl.BlockSpec(memory_space=pl.ANY))
         scratch.append(pltpu.VMEM((num_tiles, group, LANES), pages.dtype))
-        is_float = jnp.issubdtype(pages.dtype, jnp.floating)
-        scratch.append(pltpu.VMEM((num_tiles, LANES), jnp.float32 if is_float else jnp.int32))
+        scratch.append(pltpu.VMEM((num_tiles, LANES), wide_dtype(pages.dtype)))
         scratch.append(pltpu.SemaphoreType.DMA(()))
     if call.flat:
         scratch.append(pltpu.VMEM((units.num_units, num_rows, key_lanes), q.dtype))

@@ -53,6 +53,11 @@ def pages_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype(dtype)
 
 
+def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The 32-bit dtype in which numbers of pages are merged: rows of narrow ones cannot be told apart."""
+    return jnp.dtype(jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else jnp.int32)
+
+
 def tile_rows(dtype: jnp.dtype) -> int:
     """Sublanes of a whole tile of a dtype: 8, 16 or 32."""
     return SUBLANES * 4 // jnp.dtype(dtype).itemsize

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from vllm_jax.kernels.tpu.layout import LANES, pad_tokens, split_pages, tile_rows
+from vllm_jax.kernels.tpu.layout import LANES, pad_tokens, split_pages, tile_rows, wide_dtype
 from vllm_jax.kernels.tpu.plan import RowGroups
 
 
@@ -105,7 +105,7 @@ def _merge(
     shift, first, end = shift_ref[step], first_ref[step], end_ref[step]
     place = jax.lax.broadcasted_iota(jnp.int32, (group, LANES), 0)
     is_new = (place >= first) & (place < end)
-    wide = jnp.float32 if jnp.issubdtype(out_ref.dtype, jnp.floating) else jnp.int32
+    wide = wide_dtype(out_ref.dtype)
 
     def one_tile(tile: jax.Array, _: None) -> None:
         lanes = pl.ds(pl.multiple_of(tile * LANES, LANES), LANES)

@@ -19,35 +19,22 @@ static inline float short_dot(const X* x, const W* w, int64_t n) {
 // What the products are made of, for each pair of dtypes. add() multiplies lane by lane; add_all() multiplies every
 // lane of x with the same kPair numbers of the weight, or with the n that are left of them (linear_blocks.h).
 
-// x and weight in float32.
-struct F32 {
+// x in float32, weight in float32 or in bfloat16, which is widened.
+template <typename Weight>
+struct InFloats {
   using X = float;
-  using W = float;
+  using W = Weight;
   using V = Floats;
   using Sum = Floats;
   static constexpr int kStep = VLLM_JAX_WIDTH;
-  static inline V x(const X* p) { return load<V>(p); }
-  static inline V w(const W* p) { return load<V>(p); }
-  static inline float dot(const X* x, const W* w, int64_t n) { return short_dot(x, w, n); }
-  static inline Sum add(Sum sum, V x, V w) { return sum + x * w; }
   static constexpr int kPair = 1;
-  static inline Sum add_all(Sum sum, V x, const W* w, int64_t) { return sum + x * *w; }
-};
-
-// x in float32, weight in bfloat16.
-struct Widened {
-  using X = float;
-  using W = uint16_t;
-  using V = Floats;
-  using Sum = Floats;
-  static constexpr int kStep = VLLM_JAX_WIDTH;
   static inline V x(const X* p) { return load<V>(p); }
-  static inline V w(const W* p) { return widen(load<Halves>(p)); }
-  static inline float dot(const X* x, const W* w, int64_t n) { return short_dot(x, w, n); }
+  static inline V w(const W* p) { return floats(p); }
   static inline Sum add(Sum sum, V x, V w) { return sum + x * w; }
-  static constexpr int kPair = 1;
-  static inline Sum add_all(Sum sum, V x, const W* w, int64_t) { return sum + x * to_float(*w); }
+  static inline Sum add_all(Sum sum, V x, const W* w, int64_t) { return sum + x * value(*w); }
 };
+using F32 = InFloats<float>;
+using Widened = InFloats<uint16_t>;
 
 #if VLLM_JAX_BF16_DOT
 // x and weight in bfloat16. The instruction takes subnormal numbers for zero.
@@ -57,11 +44,10 @@ struct Bf16 {
   using V = __m512bh;
   using Sum = Floats;
   static constexpr int kStep = 32;
+  static constexpr int kPair = 2;
   static inline V x(const X* p) { return load<V>(p); }
   static inline V w(const W* p) { return load<V>(p); }
-  static inline float dot(const X* x, const W* w, int64_t n) { return short_dot(x, w, n); }
   static inline Sum add(Sum sum, V x, V w) { return (Sum)_mm512_dpbf16_ps((__m512)sum, x, w); }
-  static constexpr int kPair = 2;
   static inline Sum add_all(Sum sum, V x, const W* w, int64_t n) {
     int32_t pair = 0;
     n >= 2 ? __builtin_memcpy(&pair, w, 4) : __builtin_memcpy(&pair, w, 2);
@@ -102,7 +88,7 @@ static inline void tile(const typename T::X* x, const typename T::W* w, int64_t 
   }
   if (i < k) {
     for (int r = 0; r < R; ++r) {
-      for (int o = 0; o < O; ++o) y[r * ldy + o] += T::dot(x + r * k + i, w + o * k + i, k - i);
+      for (int o = 0; o < O; ++o) y[r * ldy + o] += short_dot(x + r * k + i, w + o * k + i, k - i);
     }
   }
 }

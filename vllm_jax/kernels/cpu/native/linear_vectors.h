@@ -28,6 +28,8 @@ static inline Floats widen(Halves h) {
 
 static inline float value(float f) { return f; }
 static inline float value(uint16_t bits) { return to_float(bits); }
+static inline Floats floats(const float* p) { return load<Floats>(p); }
+static inline Floats floats(const uint16_t* p) { return widen(load<Halves>(p)); }
 
 static inline float add_lanes(Floats v) {
   float sum = 0;
