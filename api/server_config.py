@@ -54,6 +54,9 @@ class HttpConfig:
     """Most headers a request may have; more is answered with 431."""
     max_body_bytes: int = 32 * 1024 * 1024
     """Most bytes a request's body may have; more is answered with 413."""
+    timeout_keep_alive: int = 75
+    """Seconds that an idle connection is kept open. Longer than clients and proxies keep theirs, so that none
+    sends its next request into a connection that is being closed."""
     sse_keep_alive_interval: float = 0.0
     """Seconds of silence after which a stream sends a comment, so that proxies keep it open; 0 is never."""
     shutdown_timeout: float = 30.0
@@ -177,6 +180,7 @@ class ServerConfig:
             "--h11-max-incomplete-event-size": (http.h11_max_incomplete_event_size, 1024),
             "--h11-max-header-count": (http.h11_max_header_count, 8),
             "--max-body-bytes": (http.max_body_bytes, 1024),
+            "--timeout-keep-alive": (http.timeout_keep_alive, 1),
             "--sse-keep-alive-interval": (http.sse_keep_alive_interval, 0),
             "--shutdown-timeout": (http.shutdown_timeout, 0),
             "--responses-store-size": (self.api.responses_store_size, 0),

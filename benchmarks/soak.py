@@ -252,7 +252,7 @@ def settle(target: Target, timeout_s: float = 60) -> dict[str, float]:
     while any(values := [metrics(target)[name] for name in GAUGES]):
         assert time.monotonic() < deadline, f"still busy: {dict(zip(GAUGES, values, strict=True))}"
         time.sleep(0.2)
-    time.sleep(7)  # idle connections are kept for five seconds
+    time.sleep(2)  # the connections of clients that have gone are closed a moment later
     return target.state()
 
 

@@ -155,6 +155,7 @@ def _uvicorn_config(context: ServerContext) -> uvicorn.Config:
         log_level=log.uvicorn_log_level,
         access_log=not log.disable_uvicorn_access_log,
         server_header=False,
+        timeout_keep_alive=http.timeout_keep_alive,
         ssl_keyfile=http.ssl_keyfile,
         ssl_certfile=http.ssl_certfile,
         ssl_ca_certs=http.ssl_ca_certs,

@@ -98,9 +98,19 @@ def test_heads_that_are_refused_get_an_error_body(server: Server, head: bytes, s
     assert httpx.get(server.url + "/health").status_code == 200
 
 
+def test_an_idle_connection_outlives_the_clients_patience(server: Server) -> None:
+    """httpx gives up an idle connection after 5 s; a server that does so too closes it under a request."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        for pause in (6, 0):
+            sock.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
+            time.sleep(pause)
+
+
 def test_keys_from_the_environment_token_ids_only_and_abort_at_once(start_server: StartServer) -> None:
     server = start_server(
         "--skip-tokenizer-init",
+        "--timeout-keep-alive=1",
         "--uvicorn-log-level=warning",
         "--enforce-eager",
         env={"VLLM_API_KEY": "secret"},
@@ -143,6 +153,9 @@ def test_keys_from_the_environment_token_ids_only_and_abort_at_once(start_server
             response = client.post(server.url + path, json=refused)
             assert response.status_code == 400 and response.json()["error"]["param"] == param, path
     assert "secret" not in server.log.read_text()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert sock.recv(4096) and not sock.recv(4096)  # an answer, and a second later the end
     headers = {"Authorization": "Bearer secret"}
     thread, lines = stream_in_background(server, "/v1/completions", {"prompt": [1], **ENDLESS}, headers)
     server.stop()
