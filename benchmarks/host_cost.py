@@ -61,7 +61,7 @@ class Stopwatch:
     def summary(self, steps: int) -> dict[str, float]:
         """Medians of the last ``steps`` laps, ms."""
         laps = self.laps[-steps:]
-        found = {
+        found: dict[str, float] = {
             name: 1e3 * statistics.median(lap.get(name, 0.0) for lap in laps)
             for name in ("schedule", "build inputs", "update", "process", "record", "deliver")
             if name in laps[0]
@@ -81,11 +81,9 @@ def watch(engine: LLMEngine, watch: Stopwatch) -> None:
     watch.wrap(engine, "step", "step")
 
 
-def requests(args: argparse.Namespace, params: SamplingParams) -> list[Request]:
+def requests(running: int, context: int, params: SamplingParams) -> list[Request]:
     rng = np.random.default_rng(0)
-    return [
-        Request(f"r{i}", rng.integers(5, 500, args.context).tolist(), params) for i in range(args.running)
-    ]
+    return [Request(f"r{i}", rng.integers(5, 500, context).tolist(), params) for i in range(running)]
 
 
 def until_all_decode(engine: LLMEngine) -> None:
@@ -93,22 +91,22 @@ def until_all_decode(engine: LLMEngine) -> None:
         engine.step()
 
 
-def synchronous(args: argparse.Namespace, params: SamplingParams) -> dict[str, float]:
-    engine = make_engine(args.running, args.context + params.max_tokens + 1)  # type: ignore[operator]
-    for request in requests(args, params):
+def synchronous(running: int, context: int, steps: int, params: SamplingParams) -> dict[str, float]:
+    engine = make_engine(running, context + params.max_tokens + 1)  # type: ignore[operator]
+    for request in requests(running, context, params):
         engine.add_request(engine.prepare(request))
     until_all_decode(engine)
     clock = Stopwatch()
     watch(engine, clock)
     with frozen_heap():
-        for _ in range(WARM_UP_STEPS + args.steps):
+        for _ in range(WARM_UP_STEPS + steps):
             engine.step()
             clock.lap()
-    return clock.summary(args.steps)
+    return clock.summary(steps)
 
 
-def asynchronous(args: argparse.Namespace, params: SamplingParams) -> dict[str, float]:
-    engine = make_engine(args.running, args.context + params.max_tokens + 1)  # type: ignore[operator]
+def asynchronous(running: int, context: int, steps: int, params: SamplingParams) -> dict[str, float]:
+    engine = make_engine(running, context + params.max_tokens + 1)  # type: ignore[operator]
     clock = Stopwatch()
 
     async def read(stream: DeltaStream) -> int:
@@ -119,7 +117,8 @@ def asynchronous(args: argparse.Namespace, params: SamplingParams) -> dict[str, 
         loop = asyncio.get_running_loop()
         try:
             streams = [
-                server.generate(r.request_id, r.prompt_token_ids, params) for r in requests(args, params)
+                server.generate(r.request_id, r.prompt_token_ids, params)
+                for r in requests(running, context, params)
             ]
             readers = [loop.create_task(read(stream)) for stream in streams]
             while engine._scheduler.num_waiting or engine._scheduler._prefilling or not server.num_requests:
@@ -140,7 +139,17 @@ def asynchronous(args: argparse.Namespace, params: SamplingParams) -> dict[str, 
     counts = asyncio.run(run())
     assert min(counts) == max(counts) == params.max_tokens, "every reader got every token"
     clock.laps = [lap for lap in clock.laps if lap.get("process") and lap.get("deliver")][WARM_UP_STEPS:]
-    return clock.summary(args.steps)
+    return clock.summary(steps)
+
+
+def measure(running: int, context: int, steps: int, *, sampled: bool = False) -> dict[str, dict[str, float]]:
+    """Both runs' figures, ms a step: parts, and the median and p99 of the whole."""
+    kind = SamplingParams(temperature=0.8, top_p=0.9) if sampled else SamplingParams(temperature=0)
+    params = replace(kind, max_tokens=steps + 4 * WARM_UP_STEPS, ignore_eos=True)
+    return {
+        "engine": synchronous(running, context, steps, params),
+        "engine thread": asynchronous(running, context, steps, params),
+    }
 
 
 def main() -> None:
@@ -153,9 +162,7 @@ def main() -> None:
     parser.add_argument("--sampled", action="store_true", help="temperature and top-p instead of greedy")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
-    kind = SamplingParams(temperature=0.8, top_p=0.9) if args.sampled else SamplingParams(temperature=0)
-    params = replace(kind, max_tokens=args.steps + 4 * WARM_UP_STEPS, ignore_eos=True)
-    found = {"engine": synchronous(args, params), "engine thread": asynchronous(args, params)}
+    found = measure(args.running, args.context, args.steps, sampled=args.sampled)
     print(f"{args.running} running sequences, {args.context} prompt tokens each; ms a step, medians")
     for title, figures in found.items():
         print(f"\n{title}")

@@ -30,6 +30,7 @@ from vllm_jax.kernels.attention import get_implementation, implementation_for
 from vllm_jax.models.registry import build_model, resolve
 from vllm_jax.runner.buckets import ShapeRegistry
 from vllm_jax.runner.model_runner import KVSpec, ModelRunner
+from vllm_jax.runner.program_store import ProgramStore
 from vllm_jax.sampling_params import SamplingParams
 from vllm_jax.scheduled_batch import ScheduledBatch, ScheduledSequence
 from vllm_jax.sequence import Sequence
@@ -49,6 +50,7 @@ TINY = {
         "vocab_size": 128,
     },
 }
+GREEDY = SamplingParams(temperature=0.0)
 STEPS_A_RUN = 16
 MEMORY_KEPT_FREE = 0.06
 """Part of the device's memory that is left to the steps' own arrays."""
@@ -117,7 +119,9 @@ def nnx_state(model: Any) -> Any:
     return nnx.state(model)
 
 
-def make_runner(model: Model, steps: list[Step], room: float | None) -> tuple[ModelRunner, int]:
+def make_runner(
+    model: Model, steps: list[Step], room: float | None, store: ProgramStore | None = None
+) -> tuple[ModelRunner, int]:
     """A warm runner whose cache holds the largest step that fits into ``room`` bytes; and its pages."""
     device = jax.devices()[0]
     implementation = implementation_for(device.platform)
@@ -146,7 +150,8 @@ def make_runner(model: Model, steps: list[Step], room: float | None) -> tuple[Mo
         max_logprobs=0,
         device=device,
         hidden=(config.hidden_size, jnp.dtype(jnp.bfloat16)),
-        identity=model.name,
+        identity=f"{model.name} {config}",
+        store=store,
     )
     runner.allocate(fitting[-1])
     runner.warm_up()
@@ -163,13 +168,12 @@ def pages_of(step: Step, page_size: int) -> int:
     return -(-(step.context + (steps_taken() if step.q_len == 1 else 0)) // page_size)
 
 
-def step_seconds(runner: ModelRunner, step: Step) -> float:
+def step_seconds(runner: ModelRunner, step: Step, params: SamplingParams = GREEDY) -> float:
     """Median time of one step, of several that are dispatched behind each other."""
     each = pages_of(step, runner.kv_spec.page_size)
     table = np.random.default_rng(0).permutation(each * step.rows).reshape(step.rows, each)
     sequences = [
-        Sequence(f"{row}", f"{row}", 0, [1] * step.context, SamplingParams(temperature=0.0), seed=row)
-        for row in range(step.rows)
+        Sequence(f"{row}", f"{row}", 0, [1] * step.context, params, seed=row) for row in range(step.rows)
     ]
     start = step.context - step.q_len
 

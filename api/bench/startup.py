@@ -74,13 +74,15 @@ def bench_startup(config: BenchStartup, serve_words: Sequence[str], console: Con
     starts: list[Start] = []
     with tempfile.TemporaryDirectory(prefix="vllm-jax-startup-") as scratch:
         for i in range(settings.num_iters_cold):
-            starts.append(_start("cold", serve_words, Path(scratch, f"cold-{i}"), settings.start_timeout))
+            starts.append(
+                measure_start("cold", serve_words, Path(scratch, f"cold-{i}"), settings.start_timeout)
+            )
             console.print(_line(starts[-1]), highlight=False)
         kept = Path(scratch, "cold-0")
         if settings.num_iters_warm and not settings.num_iters_cold:
-            _start("unmeasured", serve_words, kept, settings.start_timeout)
+            measure_start("unmeasured", serve_words, kept, settings.start_timeout)
         for _ in range(settings.num_iters_warm):
-            starts.append(_start("warm", serve_words, kept, settings.start_timeout))
+            starts.append(measure_start("warm", serve_words, kept, settings.start_timeout))
             console.print(_line(starts[-1]), highlight=False)
     table = Table("start", "ready (s)", "first token (s)", "peak memory (MiB)", title="median", box=None)
     for kind in ("cold", "warm"):
@@ -106,7 +108,14 @@ def _line(start: Start) -> str:
     return f"{start.kind}: ready after {start.ready_s:.2f} s, first token after {start.first_token_s:.2f} s"
 
 
-def _start(kind: str, serve_words: Sequence[str], cache: Path, timeout_s: float) -> Start:
+def measure_start(kind: str, serve_words: Sequence[str], cache: Path, timeout_s: float) -> Start:
+    """One start of ``vllm-jax serve`` with ``serve_words``, until it has answered once; ends it then.
+
+    Compiled programs are kept in the folder ``cache``, and what the server says in ``log.txt`` there.
+
+    Raises:
+        ConfigError: the start failed; the text has the server's last words.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     chosen = ["--host=127.0.0.1", f"--port={port}", f"--compilation-cache-dir={cache}"]
