@@ -111,7 +111,6 @@ def measure(checkpoint: Path, cache: Path, cold: int, warm: int) -> dict[str, fl
         found = parts(start, (cache / "log.txt").read_text())
         for name, seconds in found.items():
             samples.setdefault(f"{name}, nothing on disk" if is_cold else name, []).append(seconds)
-        samples.setdefault("peak MiB", []).append(start.peak_rss_bytes / 2**20)
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
@@ -140,11 +139,8 @@ def run(args: argparse.Namespace) -> None:
             x = parameters / 1e6 if panel == SIZE else raw["num_hidden_layers"]
             found = measure(checkpoint, scratch / f"{panel}-{name}-programs", args.cold, args.warm)
             print(f"{panel} {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()), flush=True)
-            peak = found.pop("peak MiB", None)
             if panel == SIZE:
                 found["ideal"] = 2 * parameters / bandwidth
-                if peak is not None:
-                    curves.setdefault(("startup memory", "peak"), {})[x] = peak
             for kind, seconds in found.items():
                 curves.setdefault((panel, kind), {})[x] = seconds
             if args.scratch is None:
