@@ -33,6 +33,7 @@ from vllm_jax.engine.request import Request
 from vllm_jax.sampling_params import SamplingParams
 
 WARM_UP_STEPS = 20
+TOKENS_A_STEP = 2048
 
 
 class Stopwatch:
@@ -59,14 +60,19 @@ class Stopwatch:
         self._now = {}
 
     def summary(self, steps: int) -> dict[str, float]:
-        """Medians of the last ``steps`` laps, ms."""
-        laps = self.laps[-steps:]
+        """Of the first ``steps`` laps, ms: medians of the parts; median, mean and p99 of the whole.
+
+        What comes in every sixteenth step only, a new block, is in no median.
+        """
+        laps = self.laps[:steps]
+        assert len(laps) == steps, f"all {steps} steps were seen, and not {len(laps)}"
         found: dict[str, float] = {
             name: 1e3 * statistics.median(lap.get(name, 0.0) for lap in laps)
             for name in ("schedule", "build inputs", "update", "process", "record", "deliver")
             if name in laps[0]
         }
         totals = sorted(lap["step"] + lap.get("deliver", 0.0) for lap in laps)
+        found["step, mean"] = 1e3 * statistics.fmean(totals)
         found["step, median"] = 1e3 * statistics.median(totals)
         found["step, p99"] = 1e3 * totals[int(len(totals) * 0.99)]
         return found
@@ -92,7 +98,8 @@ def until_all_decode(engine: LLMEngine) -> None:
 
 
 def synchronous(running: int, context: int, steps: int, params: SamplingParams) -> dict[str, float]:
-    engine = make_engine(running, context + params.max_tokens + 1)  # type: ignore[operator]
+    length = context + (params.max_tokens or 0) + 1
+    engine = make_engine(running, length, max_num_batched_tokens=TOKENS_A_STEP)
     for request in requests(running, context, params):
         engine.add_request(engine.prepare(request))
     until_all_decode(engine)
@@ -102,11 +109,13 @@ def synchronous(running: int, context: int, steps: int, params: SamplingParams) 
         for _ in range(WARM_UP_STEPS + steps):
             engine.step()
             clock.lap()
+    clock.laps = clock.laps[WARM_UP_STEPS:]
     return clock.summary(steps)
 
 
 def asynchronous(running: int, context: int, steps: int, params: SamplingParams) -> dict[str, float]:
-    engine = make_engine(running, context + params.max_tokens + 1)  # type: ignore[operator]
+    length = context + (params.max_tokens or 0) + 1
+    engine = make_engine(running, length, max_num_batched_tokens=TOKENS_A_STEP)
     clock = Stopwatch()
 
     async def read(stream: DeltaStream) -> int:
@@ -114,6 +123,19 @@ def asynchronous(running: int, context: int, steps: int, params: SamplingParams)
 
     async def run() -> list[int]:
         server = AsyncEngine(engine)
+        watch(engine, clock)
+        clock.wrap(server, "_deliver", "deliver")
+        obey = server._obey
+
+        def end_of_lap() -> bool:
+            clock.lap()
+            if not all(clock.laps[-1].get(part) for part in ("process", "deliver")):
+                clock.laps.pop()
+            elif len(engine._scheduler._decoding) < running and len(clock.laps) <= WARM_UP_STEPS:
+                clock.laps.clear()  # Some still prefill.
+            return obey()
+
+        server._obey = end_of_lap  # type: ignore[method-assign]
         loop = asyncio.get_running_loop()
         try:
             streams = [
@@ -121,31 +143,22 @@ def asynchronous(running: int, context: int, steps: int, params: SamplingParams)
                 for r in requests(running, context, params)
             ]
             readers = [loop.create_task(read(stream)) for stream in streams]
-            while engine._scheduler.num_waiting or engine._scheduler._prefilling or not server.num_requests:
-                await asyncio.sleep(0.01)
-            watch(engine, clock)
-            clock.wrap(server, "_deliver", "deliver")
-            obey = server._obey
-
-            def end_of_lap() -> bool:
-                clock.lap()
-                return obey()
-
-            server._obey = end_of_lap  # type: ignore[method-assign]
             return await asyncio.gather(*readers)
         finally:
             await server.shutdown(0)
 
     counts = asyncio.run(run())
     assert min(counts) == max(counts) == params.max_tokens, "every reader got every token"
-    clock.laps = [lap for lap in clock.laps if lap.get("process") and lap.get("deliver")][WARM_UP_STEPS:]
+    clock.laps = clock.laps[WARM_UP_STEPS:]
     return clock.summary(steps)
 
 
 def measure(running: int, context: int, steps: int, *, sampled: bool = False) -> dict[str, dict[str, float]]:
     """Both runs' figures, ms a step: parts, and the median and p99 of the whole."""
     kind = SamplingParams(temperature=0.8, top_p=0.9) if sampled else SamplingParams(temperature=0)
-    params = replace(kind, max_tokens=steps + 4 * WARM_UP_STEPS, ignore_eos=True)
+    # The first to decode still does when the last one has for long enough.
+    prefill_steps = running * context // (TOKENS_A_STEP - min(running, TOKENS_A_STEP // 2))
+    params = replace(kind, max_tokens=prefill_steps + steps + 4 * WARM_UP_STEPS, ignore_eos=True)
     return {
         "engine": synchronous(running, context, steps, params),
         "engine thread": asynchronous(running, context, steps, params),

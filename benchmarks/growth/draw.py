@@ -23,25 +23,27 @@ class Panel:
 
 PANELS = {
     "startup": Panel("start-up over model size", "parameters (millions)", "seconds"),
+    "layers": Panel("start-up over layers", "layers of a small model", "seconds"),
     "batch": Panel("decode step over batch", "sequences, 512 tokens each", "ms"),
     "context": Panel("decode step over context", "tokens of each of 8 sequences", "ms"),
     "vocabulary": Panel("decode step over vocabulary", "entries; 8 sequences of 512 tokens", "ms"),
-    "host": Panel("host time of a step over running sequences", "running sequences", "ms"),
+    "host": Panel("host's part of a step over batch", "running sequences", "ms"),
+    "host, context": Panel("host's part of a step over context", "tokens of each of 64 sequences", "ms"),
     "memory": Panel("memory over served requests", "requests", "resident, MiB", "linear"),
 }
 
 
 def draw(path: Path, curves: Sequence[Curve]) -> None:
-    """Every panel that has curves, three in a row; what is computed and not measured is dashed."""
+    """Every panel that has curves, four in a row; what is computed and not measured is dashed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = [name for name in PANELS if any(curve.panel == name for curve in curves)]
-    columns = min(3, len(names))
+    columns = min(4, len(names)) or 1
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(4.7 * columns, 4 * rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 3.8 * max(rows, 1)), layout="constrained")
     FigureCanvasAgg(figure)
-    every: Any = figure.subplots(rows, columns, squeeze=False).flat
+    every: Any = figure.subplots(max(rows, 1), columns, squeeze=False).flat
     for axes, name in zip(every, names, strict=False):
         panel = PANELS[name]
         for curve in (curve for curve in curves if curve.panel == name):
@@ -53,10 +55,10 @@ def draw(path: Path, curves: Sequence[Curve]) -> None:
         if panel.scale == "linear":
             axes.set_ylim(0, None)
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=7)
     for axes in list(every)[len(names) :]:
         axes.remove()
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=80)
 
 
 def table(curves: Sequence[Curve]) -> str:

@@ -240,7 +240,7 @@ async def send(load: Load, number: int, connections: int, seconds: float, seed: 
             [kind] = rng.choices(list(KINDS), list(KINDS.values()))
             try:
                 await kind(client)
-            except aiohttp.ServerDisconnectedError:  # idle for longer than connections are kept
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):  # kept for 5 s when idle
                 load.sent["closed while idle"] += 1
                 continue
             except Exception as error:  # whatever it is: it is told at the end

@@ -44,7 +44,24 @@ def test_files_are_put_together(tmp_path: Path) -> None:
 
 def test_the_hosts_time_is_measured_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "host.json"
-    assert main(["host", "--running", "2", "32", "--context", "20", "--steps", "30", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "host",
+                "--running",
+                "2",
+                "32",
+                "--context",
+                "20",
+                "--steps",
+                "30",
+                "--contexts",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     curves = {curve.name: curve for curve in read([out])}
     together = curves["together"]
     assert together.x == [2, 32] and min(together.y) > 0
