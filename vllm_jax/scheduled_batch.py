@@ -12,8 +12,8 @@ class ScheduledSequence:
     """One row of a step: compute positions ``[start, start + num_tokens)`` of ``seq``.
 
     ``samples`` says whether the row's last position is the end of what is there, so that the step samples
-    the sequence's next token. ``slot``, ``block_ids`` (pages for positions 0 .. start + num_tokens) are
-    copies: the sequence may move on while the step is in flight. ``resumed`` is True on the first row
+    the sequence's next token. ``slot``, ``block_ids`` (pages for positions 0 .. start + num_tokens) stay as
+    they are when the sequence moves on while the step is in flight. ``resumed`` is True on the first row
     after an admission (first run or after a preemption): the slot's device state must be set up anew.
     """
 

@@ -65,7 +65,7 @@ class Sequence:
     """Prompt tokens found in the prefix cache at the first admission."""
     num_preemptions: int = 0
     block_ids: list[int] = field(default_factory=list)
-    """Page of every ``block_size`` tokens, in order."""
+    """Page of every ``block_size`` tokens, in order. Replaced and never changed: rows in flight hold it."""
     slot: int | None = None
     """Row of the per-sequence device state, while running."""
     status: SequenceStatus = SequenceStatus.WAITING

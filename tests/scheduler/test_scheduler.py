@@ -108,7 +108,7 @@ def test_long_prompts_are_split_over_steps_beside_decodes():
     assert long.output_token_ids == [5, 5]
 
 
-def test_rows_are_copies_with_just_the_pages_they_need():
+def test_rows_have_just_the_pages_they_need_and_keep_them():
     scheduler = make()
     seq = make_sequence(range(18), **ENDLESS)
     scheduler.add(seq)
@@ -119,8 +119,13 @@ def test_rows_are_copies_with_just_the_pages_they_need():
     scheduler.update(scheduler.schedule(), [1])
     row = scheduler.schedule().rows[0]
     assert row.block_ids == seq.block_ids
-    assert row.block_ids is not seq.block_ids
     assert not row.resumed
+    then = row.block_ids.copy()
+    for _ in range(4):
+        scheduler.update(scheduler.schedule(), [1])
+    assert len(seq.block_ids) > len(then) == len(row.block_ids)
+    scheduler.finish(seq, "abort")
+    assert row.block_ids == then
 
 
 def test_the_threshold_caps_the_share_of_one_prompt():

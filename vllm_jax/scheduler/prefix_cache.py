@@ -144,16 +144,16 @@ class PrefixCache:
         if not self.enabled or first >= full:
             return []
         seq.num_published_blocks = full
-        return list(zip(self._keys(seq, full)[first:], seq.block_ids[first:full], strict=True))
+        return list(zip(self._keys(seq, full, first), seq.block_ids[first:full], strict=True))
 
-    def _keys(self, seq: Sequence, count: int) -> list[bytes]:
-        """The first ``count`` keys of ``seq``; computed once, kept in ``seq.block_keys``."""
+    def _keys(self, seq: Sequence, count: int, first: int = 0) -> list[bytes]:
+        """The keys of ``seq`` from ``first`` to ``count``; computed once, kept in ``seq.block_keys``."""
         keys, size = seq.block_keys, self.block_size
         while len(keys) < count:
             start = len(keys) * size
             before = self._digest(keys[-1]) if keys else self._salt_digest(seq.cache_salt)
             keys.append(before + array("q", seq.known_tokens(start, start + size)).tobytes())
-        return keys[:count]
+        return keys[first:count]
 
     def _digest(self, key: bytes) -> bytes:
         return blake2b(key, digest_size=_DIGEST_BYTES, key=self._secret).digest()

@@ -280,13 +280,13 @@ class Scheduler:
             preempted.extend(self._preempt_for(growing))
             ready = [seq for seq in ready if seq.status is SequenceStatus.RUNNING]
         for seq, block in zip(growing, self._allocator.allocate(len(growing)), strict=True):
-            seq.block_ids.append(block)
+            seq.block_ids = [*seq.block_ids, block]  # a new list: rows in flight keep theirs
         rows = []
         for seq in ready:
             start = seq.num_computed_tokens
             seq.num_computed_tokens = start + 1
             seq.num_pending += 1
-            rows.append(ScheduledSequence(seq, start, 1, True, seq.slot, seq.block_ids.copy(), False))  # type: ignore[arg-type]
+            rows.append(ScheduledSequence(seq, start, 1, True, seq.slot, seq.block_ids, False))  # type: ignore[arg-type]
         return rows
 
     def _preempt_for(self, growing: list[Sequence]) -> list[Sequence]:
