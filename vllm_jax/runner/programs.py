@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from vllm_jax.kernels.cpu.host_turn import leave_a_core
 from vllm_jax.kernels.metadata import AttentionMetadata
 from vllm_jax.layers.embedding import NO_TOKEN
 from vllm_jax.sampling import sampler
@@ -32,6 +33,9 @@ from vllm_jax.sampling.logprobs import gather_logprobs
 from vllm_jax.sampling.processors import apply_mask
 
 _SCORE_CHUNK = 128
+_HOST_US, _HOST_US_A_ROW = 600, 40
+"""How long the host is busy after a step: with the step itself, and with each row, up to the client's socket.
+Measured on two cores, where its code and data are no longer in any cache (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def forward(
 
 def sample_greedy(logits: jax.Array, history: jax.Array, ints: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Argmax of ``logits [S, V]``. ``ints [2, S]``: slot, and the position the token is written to."""
-    tokens = sampler.greedy(logits)
+    tokens = _sampled(sampler.greedy(logits))
     return tokens, _remember(history, ints[0], ints[1], tokens)
 
 
@@ -110,7 +114,7 @@ def sample_random(
     logits: jax.Array, history: jax.Array, ints: jax.Array, floats: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Temperature, top-p, min-p (``floats [3, S]``); ``ints [5, S]``: slot, position, top_k, seed words."""
-    tokens = sampler.random(logits, _random_inputs(ints, floats))
+    tokens = _sampled(sampler.random(logits, _random_inputs(ints, floats)))
     return tokens, _remember(history, ints[0], ints[1], tokens)
 
 
@@ -118,7 +122,7 @@ def sample_masked(
     logits: jax.Array, history: jax.Array, ints: jax.Array, floats: jax.Array, allowed_mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """:func:`sample_random` over the tokens whose bit in ``allowed_mask [S, ceil(V / 32)]`` uint32 is set."""
-    tokens = sampler.random(apply_mask(logits, allowed_mask), _random_inputs(ints, floats))
+    tokens = _sampled(sampler.random(apply_mask(logits, allowed_mask), _random_inputs(ints, floats)))
     return tokens, _remember(history, ints[0], ints[1], tokens)
 
 
@@ -163,6 +167,7 @@ def sample_full(
         listed_ids=listed_ids,
     )
     tokens, logprobs = sampler.full(logits, inputs, num_logprobs)
+    tokens = _sampled(tokens)
     return tokens, _remember(history, ints[0], ints[1], tokens), logprobs
 
 
@@ -196,6 +201,11 @@ def pool(hidden: jax.Array, last: jax.Array, *, normalize: bool) -> jax.Array:
 def set_history(history: jax.Array, slot: jax.Array, tokens: jax.Array) -> jax.Array:
     """Writes a sequence's known tokens ``[L]`` (padded) into its slot's row (history is donated)."""
     return jax.lax.dynamic_update_slice(history, tokens[None], (slot, jnp.zeros_like(slot)))
+
+
+def _sampled(tokens: jax.Array) -> jax.Array:
+    """``tokens [S]``; the host is about to read them."""
+    return leave_a_core(tokens, microseconds=_HOST_US + _HOST_US_A_ROW * tokens.shape[0])
 
 
 def _random_inputs(ints: jax.Array, floats: jax.Array) -> RandomInputs:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-TARGETS = ("vllm_jax_linear", "vllm_jax_paged_attention")
+TARGETS = ("vllm_jax_linear", "vllm_jax_paged_attention", "vllm_jax_host_turn")
 """The handlers, under the names that are both their symbols and their FFI targets."""
 
 
