@@ -147,4 +147,25 @@ def resolve(config: Mapping[str, Any]) -> ModelFamily:
 
 def build_model(family: ModelFamily, config: ModelConfig, *, dtype: jnp.dtype, seed: int) -> nnx.Module:
     """A model of the family with random parameters, scaled as for training; the same for the same seed."""
-    return family.build(config, dtype=dtype, rngs=nnx.Rngs(seed))
+    return family.build(config, dtype=dtype, rngs=_Rngs(seed))
+
+
+class _Rngs(nnx.Rngs):
+    """The same keys as those of its base, counted in Python.
+
+    Flax counts in a variable. To change one while a model is traced makes jax walk over all that was traced
+    before, so that the time to trace a model's shapes would grow with the square of its layers.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.default = _Stream(jax.random.key(seed), tag="default")
+
+
+class _Stream(nnx.RngStream):
+    drawn: int = 0
+
+    def __call__(self) -> jax.Array:
+        key = jax.random.fold_in(self.key[...], self.drawn)
+        self.drawn += 1
+        return key
