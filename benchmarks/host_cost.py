@@ -18,7 +18,7 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from vllm_jax.engine.request import Request
 from vllm_jax.sampling_params import SamplingParams
 
 WARM_UP_STEPS = 20
-TOKENS_A_STEP = 2048
+Average = Callable[[Iterable[float]], float]
 
 
 class Stopwatch:
@@ -59,15 +59,15 @@ class Stopwatch:
         self.laps.append(self._now)
         self._now = {}
 
-    def summary(self, steps: int) -> dict[str, float]:
-        """Of the first ``steps`` laps, ms: medians of the parts; median, mean and p99 of the whole.
+    def summary(self, steps: int, average: Average) -> dict[str, float]:
+        """Of the first ``steps`` laps, ms: the average of each part; median, mean and p99 of the whole.
 
-        What comes in every sixteenth step only, a new block, is in no median.
+        What comes in every sixteenth step only, a new block, may be in no median.
         """
         laps = self.laps[:steps]
         assert len(laps) == steps, f"all {steps} steps were seen, and not {len(laps)}"
         found: dict[str, float] = {
-            name: 1e3 * statistics.median(lap.get(name, 0.0) for lap in laps)
+            name: 1e3 * average(lap.get(name, 0.0) for lap in laps)
             for name in ("schedule", "build inputs", "update", "process", "record", "deliver")
             if name in laps[0]
         }
@@ -92,14 +92,19 @@ def requests(running: int, context: int, params: SamplingParams) -> list[Request
     return [Request(f"r{i}", rng.integers(5, 500, context).tolist(), params) for i in range(running)]
 
 
+def tokens_a_step(running: int) -> int:
+    """The budget; at least half of it is left to prompts while all others decode."""
+    return max(2048, 2 * running)
+
+
 def until_all_decode(engine: LLMEngine) -> None:
     while engine._scheduler.num_waiting or engine._scheduler._prefilling:
         engine.step()
 
 
-def synchronous(running: int, context: int, steps: int, params: SamplingParams) -> dict[str, float]:
+def synchronous(running: int, context: int, steps: int, params: SamplingParams) -> Stopwatch:
     length = context + (params.max_tokens or 0) + 1
-    engine = make_engine(running, length, max_num_batched_tokens=TOKENS_A_STEP)
+    engine = make_engine(running, length, max_num_batched_tokens=tokens_a_step(running))
     for request in requests(running, context, params):
         engine.add_request(engine.prepare(request))
     until_all_decode(engine)
@@ -110,12 +115,12 @@ def synchronous(running: int, context: int, steps: int, params: SamplingParams) 
             engine.step()
             clock.lap()
     clock.laps = clock.laps[WARM_UP_STEPS:]
-    return clock.summary(steps)
+    return clock
 
 
-def asynchronous(running: int, context: int, steps: int, params: SamplingParams) -> dict[str, float]:
+def asynchronous(running: int, context: int, params: SamplingParams) -> Stopwatch:
     length = context + (params.max_tokens or 0) + 1
-    engine = make_engine(running, length, max_num_batched_tokens=TOKENS_A_STEP)
+    engine = make_engine(running, length, max_num_batched_tokens=tokens_a_step(running))
     clock = Stopwatch()
 
     async def read(stream: DeltaStream) -> int:
@@ -150,18 +155,20 @@ def asynchronous(running: int, context: int, steps: int, params: SamplingParams)
     counts = asyncio.run(run())
     assert min(counts) == max(counts) == params.max_tokens, "every reader got every token"
     clock.laps = clock.laps[WARM_UP_STEPS:]
-    return clock.summary(steps)
+    return clock
 
 
-def measure(running: int, context: int, steps: int, *, sampled: bool = False) -> dict[str, dict[str, float]]:
-    """Both runs' figures, ms a step: parts, and the median and p99 of the whole."""
+def measure(
+    running: int, context: int, steps: int, *, sampled: bool = False, average: Average = statistics.median
+) -> dict[str, dict[str, float]]:
+    """Both runs' figures, ms a step: the average of each part; median, mean and p99 of the whole."""
     kind = SamplingParams(temperature=0.8, top_p=0.9) if sampled else SamplingParams(temperature=0)
     # The first to decode still does when the last one has for long enough.
-    prefill_steps = running * context // (TOKENS_A_STEP - min(running, TOKENS_A_STEP // 2))
+    prefill_steps = running * context // (tokens_a_step(running) - running)
     params = replace(kind, max_tokens=prefill_steps + steps + 4 * WARM_UP_STEPS, ignore_eos=True)
     return {
-        "engine": synchronous(running, context, steps, params),
-        "engine thread": asynchronous(running, context, steps, params),
+        "engine": synchronous(running, context, steps, params).summary(steps, average),
+        "engine thread": asynchronous(running, context, params).summary(steps, average),
     }
 
 

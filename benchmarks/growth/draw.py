@@ -37,6 +37,7 @@ def draw(path: Path, curves: Sequence[Curve]) -> None:
     """Every panel that has curves, four in a row; what is computed and not measured is dashed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     names = [name for name in PANELS if any(curve.panel == name for curve in curves)]
     columns = min(4, len(names)) or 1
@@ -54,11 +55,15 @@ def draw(path: Path, curves: Sequence[Curve]) -> None:
         axes.set(xscale=panel.scale, yscale=panel.scale, title=panel.title, xlabel=panel.x, ylabel=panel.y)
         if panel.scale == "linear":
             axes.set_ylim(0, None)
-        axes.grid(alpha=0.3, which="both")
+        else:
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.4)))
+        axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     for axes in list(every)[len(names) :]:
         axes.remove()
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=70)
 
 
 def table(curves: Sequence[Curve]) -> str:

@@ -1,27 +1,21 @@
 """What a step costs the host, over the running sequences and over their context.
 
-The device answers at once (see host_cost.py). "together" is the mean of all steps, since the work that comes
-with a new block of 16 tokens falls on few of them; the parts are medians.
+The device answers at once (see host_cost.py). All are means over the steps. The parts, and "engine", are the
+engine alone; "with readers" is the engine's thread beside an event loop with a reader for each request, which
+shares Python's lock and the caches with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 from pathlib import Path
 
 from benchmarks.growth.curves import Curve, write
 from benchmarks.host_cost import measure
 
 RUNNING, CONTEXT = "host", "host, context"
-NAMES = {
-    "step, mean": "together",
-    "process": "process",
-    "schedule": "schedule",
-    "update": "update",
-    "build inputs": "build inputs",
-    "deliver": "deliver",
-}
-"""Of the engine thread's figures, and what they are called in the picture."""
+PARTS = ("process", "schedule", "update", "build inputs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +32,13 @@ def run(args: argparse.Namespace) -> None:
     cases += [(CONTEXT, context, 64, context) for context in args.contexts]
     points: dict[tuple[str, str], dict[float, float]] = {}
     for panel, x, running, context in cases:
-        found = measure(running, context, args.steps)["engine thread"]
-        for figure, name in NAMES.items():
-            points.setdefault((panel, name), {})[x] = found[figure]
-        print(f"{running} running, {context} tokens each: {found['step, mean']:.3f} ms a step", flush=True)
+        found = measure(running, context, args.steps, average=statistics.fmean)
+        engine, thread = found["engine"], found["engine thread"]
+        figures = {"with readers": thread["step, mean"], "engine": engine["step, mean"]}
+        figures |= {part: engine[part] for part in PARTS} | {"deliver": thread["deliver"]}
+        for name, value in figures.items():
+            points.setdefault((panel, name), {})[x] = value
+        told = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        print(f"{running} running, {context} tokens each: {told} ms a step", flush=True)
     curves = [Curve(panel, name, list(at), list(at.values())) for (panel, name), at in points.items()]
     write(args.out, curves, context=args.context, steps=args.steps)

@@ -207,6 +207,7 @@ class Load:
     target: Target
     served: int
     every: int
+    kinds: dict[Kind, int]
     sent: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     samples: list[dict[str, float]] = field(default_factory=list)
@@ -237,7 +238,7 @@ async def send(load: Load, number: int, connections: int, seconds: float, seed: 
         client = Client(session, load.target.model, rng)
         while (mine := next(numbers)) < last and time.monotonic() < deadline:
             client.tag = f"{seed}/{mine}"
-            [kind] = rng.choices(list(KINDS), list(KINDS.values()))
+            [kind] = rng.choices(list(load.kinds), list(load.kinds.values()))
             try:
                 await kind(client)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):  # kept for 5 s when idle
@@ -261,6 +262,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, default=1000, help="requests between two looks at the process")
     parser.add_argument("--seconds", type=float, default=3600, help="stop after this time")
     parser.add_argument("--seed", type=int, default=0)
+    names = [kind.__name__ for kind in KINDS]
+    parser.add_argument("--kinds", nargs="+", choices=names, default=names, help="only these")
     parser.add_argument("--url", help="a server that runs already; it is not ended")
     parser.add_argument("--pid", type=int, help="its process")
     parser.add_argument("--served", type=int, default=0, help="requests that it has served before")
@@ -275,8 +278,9 @@ def run(args: argparse.Namespace) -> int:
         args.pid = process.pid
     began = time.monotonic()
     try:
+        kinds = {kind: weight for kind, weight in KINDS.items() if kind.__name__ in args.kinds}
         model = httpx.get(args.url + "/v1/models").json()["data"][0]["id"]
-        load = Load(Target(args.url, args.pid, model), args.served, args.every)
+        load = Load(Target(args.url, args.pid, model), args.served, args.every, kinds)
         load.sample()
         asyncio.run(send(load, args.requests, args.connections, args.seconds, args.seed))
     finally:

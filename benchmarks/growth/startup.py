@@ -23,7 +23,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from api.bench.startup import Start, measure_start
-from benchmarks.ceilings import read_bandwidth
 from benchmarks.growth.curves import Curve, write
 from vllm_jax.demo import demo_model_path
 from vllm_jax.models.registry import resolve
@@ -90,7 +89,6 @@ def parts(start: Start, log: str) -> dict[str, float]:
     weights, programs = map(float, found.groups())
     return {
         "first token": start.first_token_s,
-        "ready": start.ready_s,
         "weights": weights,
         "programs": programs,
         "rest": start.first_token_s - weights - programs,
@@ -110,7 +108,10 @@ def measure(checkpoint: Path, cache: Path, cold: int, warm: int) -> dict[str, fl
         start = measure_start("cold" if is_cold else "warm", words, cache, _START_TIMEOUT_S)
         found = parts(start, (cache / "log.txt").read_text())
         for name, seconds in found.items():
-            samples.setdefault(f"{name}, nothing on disk" if is_cold else name, []).append(seconds)
+            if not is_cold:
+                samples.setdefault(name, []).append(seconds)
+            elif name in ("first token", "programs"):
+                samples.setdefault(f"{name}, nothing on disk", []).append(seconds)
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
@@ -127,7 +128,6 @@ def run(args: argparse.Namespace) -> None:
     models = [(SIZE, size, config(*SIZES[size])) for size in args.sizes]
     models += [(LAYERS, str(layers), config(256, 512, 2, layers)) for layers in args.layers]
     curves: dict[tuple[str, str], dict[float, float]] = {}
-    bandwidth = read_bandwidth(2)
     with tempfile.TemporaryDirectory(prefix="growth-") as temporary:
         scratch = args.scratch or Path(temporary)
         for panel, name, raw in models:
@@ -139,19 +139,13 @@ def run(args: argparse.Namespace) -> None:
             x = parameters / 1e6 if panel == SIZE else raw["num_hidden_layers"]
             found = measure(checkpoint, scratch / f"{panel}-{name}-programs", args.cold, args.warm)
             print(f"{panel} {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()), flush=True)
-            if panel == SIZE:
-                found["ideal"] = 2 * parameters / bandwidth
             for kind, seconds in found.items():
                 curves.setdefault((panel, kind), {})[x] = seconds
             if args.scratch is None:
                 shutil.rmtree(checkpoint)
     write(
         args.out,
-        [
-            Curve(panel, kind, list(points), list(points.values()), ideal=kind == "ideal")
-            for (panel, kind), points in curves.items()
-        ],
-        read_gbs=bandwidth / 1e9,
+        [Curve(panel, kind, list(points), list(points.values())) for (panel, kind), points in curves.items()],
         cold=args.cold,
         warm=args.warm,
     )
