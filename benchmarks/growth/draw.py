@@ -63,7 +63,7 @@ def draw(path: Path, curves: Sequence[Curve]) -> None:
         axes.legend(fontsize=7)
     for axes in list(every)[len(names) :]:
         axes.remove()
-    figure.savefig(path, dpi=70)
+    figure.savefig(path, dpi=65)
 
 
 def table(curves: Sequence[Curve]) -> str:
