@@ -87,8 +87,8 @@ constexpr int64_t kPartKeys = 512;        // of a context in one part, rounded t
 constexpr int64_t kTileRows = 96;         // query heads times tokens of a prefill tile
 constexpr int64_t kSmallestTile = 8;      // query tokens
 constexpr int64_t kPiecesAThread = 4;     // so that threads end at the same time
-constexpr double kSerialWork = 2.0e5;     // multiply-adds that are done before another thread has woken up
-constexpr double kSerialBytes = 1 << 17;
+constexpr double kSerialWork = 2.0e4;     // multiply-adds that are done before another thread has begun
+constexpr double kSerialBytes = 1 << 14;
 
 // For what the processor runs, or for less where that is asked for; null for what it does not run.
 const AttentionKernels* kernels_for(int64_t wanted) {
@@ -112,12 +112,13 @@ float* scratch_of(int64_t floats) {
   return buffer.data() + (-address % 64) / sizeof(float);
 }
 
-// Either a part of a decoding row's context for some KV heads, or a tile of queries for one.
+// Either a part of a decoding row's context, or a tile of queries: one KV head, flat tokens [begin, end).
 struct Piece {
-  int64_t row, begin, end;        // positions in decode, tokens in prefill
-  int64_t first_head, num_heads;  // KV heads
-  int64_t part;                   // of the context; -1 for a tile of queries
-  double cost;                    // multiply-adds of one product
+  Part part;
+  int64_t number;  // of the part in its context; -1 for a tile of queries
+  double cost;     // multiply-adds of one product
+
+  bool decodes() const { return number >= 0; }
 };
 
 // The work of one call.
@@ -135,25 +136,28 @@ struct Work {
     const int64_t width = (problem.head_dim + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
     return problem.group * (width + 2);
   }
-  Partial partial(int64_t row, int64_t head, int64_t part) {
-    float* at = partials.get() + (first_partial[row] + head * num_parts[row] + part) * partial_size();
+  Partial partial(int64_t row, int64_t head, int64_t number) {
+    float* at = partials.get() + (first_partial[row] + head * num_parts[row] + number) * partial_size();
     return {at, at + problem.group, at + 2 * problem.group};
   }
 
-  void run(const Piece& piece) {
+  void run(int64_t i) {
     float* memory = scratch_of(scratch);
-    if (piece.part < 0) {
-      kernels.prefill(problem, piece.row, piece.first_head, piece.begin, piece.end, memory);
+    const Part& part = pieces[i].part;
+    const int64_t row = part.row, first_head = part.first_head;
+    if (!pieces[i].decodes()) {
+      kernels.prefill(problem, row, first_head, part.begin, part.end, memory);
       return;
     }
-    const int64_t row = piece.row, parts = num_parts[row];
-    for (int64_t i = 0; i < piece.num_heads; ++i) {
-      const int64_t head = piece.first_head + i;
-      const bool next_head = i + 1 < piece.num_heads;
-      kernels.decode(problem, row, head, piece.begin, piece.end, next_head, partial(row, head, piece.part), memory);
+    const auto after = static_cast<size_t>(i) + 1;
+    const Part* next = after < pieces.size() && pieces[after].decodes() ? &pieces[after].part : nullptr;
+    const int64_t parts = num_parts[row];
+    std::vector<Partial> all(std::max(parts, part.num_heads));
+    for (int64_t h = 0; h < part.num_heads; ++h) all[h] = partial(row, first_head + h, pieces[i].number);
+    kernels.decode(problem, part, next, all.data(), memory);
+    for (int64_t head = first_head; head < first_head + part.num_heads; ++head) {
       if (unfinished[row * problem.num_kv_heads + head].fetch_sub(1, std::memory_order_acq_rel) > 1) continue;
-      std::vector<Partial> all(parts);
-      for (int64_t part = 0; part < parts; ++part) all[part] = partial(row, head, part);
+      for (int64_t number = 0; number < parts; ++number) all[number] = partial(row, head, number);
       kernels.finish(problem, row, head, all.data(), parts);
     }
   }
@@ -161,7 +165,7 @@ struct Work {
 
 // Cuts the contexts of the rows with one query into parts, the same ones whatever else is in the batch, so that
 // a row's numbers are. The KV heads of a part are in one piece, as far as there are pieces for all threads
-// then: a piece begins with keys that nobody has fetched.
+// then: they are read in longer stretches.
 void plan_decode(Work& work, int64_t threads) {
   const AttentionProblem& p = work.problem;
   const int64_t num_rows = p.num_rows, num_heads = p.num_kv_heads;
@@ -175,7 +179,7 @@ void plan_decode(Work& work, int64_t threads) {
   work.num_parts.assign(num_rows, 0);
   work.first_partial.assign(num_rows, 0);
   work.unfinished.reset(new std::atomic<int64_t>[num_rows * num_heads]);
-  int64_t num_partials = 0;
+  int64_t num_partials = 0, most_heads = 1;
   for (int64_t row = 0; row < num_rows; ++row) {
     if (p.q_len(row) != 1) continue;
     const int64_t last = p.kv_lens[row] - 1;
@@ -184,10 +188,11 @@ void plan_decode(Work& work, int64_t threads) {
       end = std::min(last + 1, (begin + part_keys) / p.page_size * p.page_size);
       const int64_t fitting = static_cast<int64_t>(share / static_cast<double>(end - begin));
       const int64_t heads = std::min(std::max<int64_t>(1, fitting), num_heads);
+      most_heads = std::max(most_heads, heads);
       for (int64_t head = 0; head < num_heads; head += heads) {
         const int64_t count = std::min(heads, num_heads - head);
         const double cost = static_cast<double>((end - begin) * count * p.group * p.head_dim);
-        work.pieces.push_back({row, begin, end, head, count, part, cost});
+        work.pieces.push_back({{row, head, count, begin, end}, part, cost});
       }
     }
     work.num_parts[row] = part;
@@ -196,7 +201,7 @@ void plan_decode(Work& work, int64_t threads) {
     for (int64_t head = 0; head < num_heads; ++head) work.unfinished[row * num_heads + head] = part;
   }
   work.partials.reset(new float[num_partials * work.partial_size()]);
-  work.scratch = std::max(work.scratch, work.kernels.decode_scratch(p));
+  work.scratch = std::max(work.scratch, work.kernels.decode_scratch(p, most_heads));
 }
 
 // Cuts the queries of all other rows into tiles.
@@ -214,7 +219,7 @@ void plan_prefill(Work& work, int64_t threads) {
       const int64_t end = std::min(begin + tile, q_len), keys = start + end - p.first_visible(start + begin);
       const double cost = static_cast<double>((end - begin) * p.group * keys * p.head_dim);
       for (int64_t head = 0; head < p.num_kv_heads; ++head) {
-        work.pieces.push_back({row, first_token + begin, first_token + end, head, 1, -1, cost});
+        work.pieces.push_back({{row, head, 1, first_token + begin, first_token + end}, -1, cost});
       }
     }
   }
@@ -319,7 +324,7 @@ ffi::Error paged_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffe
     const Stretch& stretch = stretches[i];
     kernels->write(p, stretch.row, stretch.begin, stretch.end, scratch_of(kernels->write_scratch(p)));
   });
-  run(pool, cost >= kSerialWork, work.pieces.size(), [&](int64_t i) { work.run(work.pieces[i]); });
+  run(pool, cost >= kSerialWork, work.pieces.size(), [&](int64_t i) { work.run(i); });
   return ffi::Error::Success();
 }
 

@@ -143,8 +143,8 @@ void store_result(const AttentionProblem& p, int64_t token, int64_t head, float 
 
 // ---------------------------------------------------------------- decode: one query, kLanes keys at a time
 
-int64_t decode_scratch(const AttentionProblem& p) {
-  return p.group * (2 * padded(p.head_dim) + kChunk + kLanes) + kLanes * padded(p.head_dim);
+int64_t decode_scratch(const AttentionProblem& p, int64_t num_heads) {
+  return num_heads * p.group * (2 * padded(p.head_dim) + kChunk + kLanes) + kLanes * padded(p.head_dim);
 }
 
 // Rows [low, high) of stored numbers as float32, padded, at the same index in `scratch`.
@@ -211,37 +211,41 @@ INLINE void prefetch(const uint8_t* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
 }
 
-// Some keys that lie together in a page: those at rows + [low, high) of the kLanes from `rows` on.
+// Some keys that lie together in a page, of the first head: those at rows + [low, high) of the kLanes from `rows` on.
 struct Unit {
   const uint8_t* keys;
   int64_t low, high;
 };
 
+// The heads go through a context together, since they lie side by side in a page: memory is read in long stretches.
 template <Stored S>
-void decode_stored(const AttentionProblem& p, int64_t row, int64_t kv_head, int64_t begin, int64_t end,
-                   bool next_head, Partial result, float* scratch) {
+void decode_stored(const AttentionProblem& p, const Part& part, const Part* next, const Partial* results,
+                   float* scratch) {
+  const auto [row, first_head, num_heads, begin, end] = part;
   const int64_t width = padded(p.head_dim), group = p.group, stride = kChunk + kLanes;
   const int64_t query_position = p.kv_lens[row] - 1, value_offset = p.value_offset();
-  const int64_t row_bytes = p.head_dim * p.stored_bytes;
+  const int64_t row_bytes = p.head_dim * p.stored_bytes, head_bytes = p.page_size * row_bytes;
   // What can be multiplied as it is stored: whole vectors that do not leave their page.
   const bool whole = p.head_dim % kLanes == 0 && p.page_size % kLanes == 0;
   const bool as_bfloat16 = VLLM_JAX_BF16_DOT && S == Stored::kBFloat16 && p.bfloat16_io && whole &&
                            p.head_dim % (2 * kLanes) == 0;
   float* queries = scratch;
-  float* scores = queries + group * width;
-  float* converted = scores + group * stride;
+  float* scores = queries + num_heads * group * width;
+  float* converted = scores + num_heads * group * stride;
   auto* narrow = reinterpret_cast<uint16_t*>(converted + kLanes * width);
   const int64_t token = p.first_token(row);
-  read_queries(p, token, token + 1, kv_head, queries);
-  if (as_bfloat16) write_output(queries, narrow, 0, true, group * width);
-  for (int64_t g = 0; g < group; ++g) {
-    result.peak[g] = kLowest;
-    result.total[g] = 0.0f;
-    for (int64_t j = 0; j < width; j += kLanes) store(result.acc + g * width + j, splat(0.0f));
+  for (int64_t h = 0; h < num_heads; ++h) {
+    read_queries(p, token, token + 1, first_head + h, queries + h * group * width);
+    for (int64_t g = 0; g < group; ++g) {
+      results[h].peak[g] = kLowest;
+      results[h].total[g] = 0.0f;
+      for (int64_t j = 0; j < width; j += kLanes) store(results[h].acc + g * width + j, splat(0.0f));
+    }
   }
+  if (as_bfloat16) write_output(queries, narrow, 0, true, num_heads * group * width);
 
   // Memory is asked for a chunk ahead, since neighbouring pages of a context lie anywhere: while keys are
-  // multiplied their values, while values are multiplied the next keys.
+  // multiplied their values, while values are multiplied the next keys, at the end those of the next part.
   const int64_t unit_bytes = kLanes * row_bytes;
   bool first_chunk = true;
   Unit units[kChunk / kLanes];
@@ -255,65 +259,77 @@ void decode_stored(const AttentionProblem& p, int64_t row, int64_t kv_head, int6
       last = p.page_size - (offset - low);
       last = last < kLanes ? last : kLanes;
       last = end - position + low < last ? end - position + low : last;
-      units[num_units++] = {p.key_at(row, kv_head, position) - low * row_bytes, low, last};
+      units[num_units++] = {p.key_at(row, first_head, position) - low * row_bytes, low, last};
       position += last - low;
     } while (last == kLanes && position < end && num_units < kChunk / kLanes);
     const int64_t columns = num_units * kLanes;
 
     for (int64_t u = 0; u < num_units; ++u) {
       const Unit& unit = units[u];
-      float* to = scores + u * kLanes;
-      prefetch(unit.keys + value_offset, unit_bytes);
-      if (first_chunk && u + 1 < num_units) prefetch(units[u + 1].keys, unit_bytes);
-      if (as_bfloat16) {
+      for (int64_t h = 0; h < num_heads; ++h) {
+        const uint8_t* stored = unit.keys + h * head_bytes;
+        float* to = scores + h * group * stride + u * kLanes;
+        prefetch(stored + value_offset, unit_bytes);
+        if (first_chunk && u + 1 < num_units) prefetch(units[u + 1].keys + h * head_bytes, unit_bytes);
+        if (as_bfloat16) {
 #if VLLM_JAX_BF16_DOT
-        all_dots(narrow, reinterpret_cast<const uint16_t*>(unit.keys), group, width, p.scale, to, stride);
+          all_dots(narrow + h * group * width, reinterpret_cast<const uint16_t*>(stored), group, width, p.scale, to,
+                   stride);
 #endif
-      } else {
-        const float* keys = S == Stored::kFloat32 && whole
-                                ? reinterpret_cast<const float*>(unit.keys)
-                                : as_float<S>(unit.keys, p.head_dim, unit.low, unit.high, converted);
-        all_dots(queries, keys, group, width, p.scale, to, stride);
+        } else {
+          const float* keys = S == Stored::kFloat32 && whole
+                                  ? reinterpret_cast<const float*>(stored)
+                                  : as_float<S>(stored, p.head_dim, unit.low, unit.high, converted);
+          all_dots(queries + h * group * width, keys, group, width, p.scale, to, stride);
+        }
       }
     }
-    for (int64_t g = 0; g < group; ++g) {
-      const float fade =
-          softmax_row(p, scores + g * stride, columns, skipped, columns - kLanes + last, kv_head * group + g,
-                      query_position - first, result.peak + g, result.total + g);
-      if (fade != 1.0f) scale_row(result.acc + g * width, width, fade);
+    for (int64_t h = 0; h < num_heads; ++h) {
+      for (int64_t g = 0; g < group; ++g) {
+        const float fade =
+            softmax_row(p, scores + (h * group + g) * stride, columns, skipped, columns - kLanes + last,
+                        (first_head + h) * group + g, query_position - first, results[h].peak + g, results[h].total + g);
+        if (fade != 1.0f) scale_row(results[h].acc + g * width, width, fade);
+      }
     }
     for (int64_t u = 0; u < num_units; ++u) {
       const Unit& unit = units[u];
-      if (position + u * kLanes < end) {
-        prefetch(p.key_at(row, kv_head, position + u * kLanes), unit_bytes);
-      } else if (next_head && position == end && begin + u * kLanes < end) {
-        prefetch(p.key_at(row, kv_head + 1, begin + u * kLanes), unit_bytes);
-      }
-      const float* weights = scores + u * kLanes + unit.low;
-      const uint8_t* values = unit.keys + value_offset;
-      const int64_t count = unit.high - unit.low;
-      bool direct = false;
-      if constexpr (kBytes<S> > 1) direct = p.head_dim % kLanes == 0;
-      if (direct) {
-        constexpr Stored kDirect = kBytes<S> > 1 ? S : Stored::kFloat32;
-        product<kDirect>(weights, stride, values + unit.low * row_bytes, width, result.acc, width, group, width,
-                         count, true);
-      } else {
-        const float* rows = as_float<S>(values, p.head_dim, unit.low, unit.high, converted);
-        product(weights, stride, rows + unit.low * width, width, result.acc, width, group, width, count, true);
+      for (int64_t h = 0; h < num_heads; ++h) {
+        if (position + u * kLanes < end) {
+          prefetch(p.key_at(row, first_head + h, position + u * kLanes), unit_bytes);
+        } else if (position == end && next != nullptr && h < next->num_heads) {
+          constexpr int64_t kAll = kChunk / kLanes;
+          for (int64_t i = u * kAll / num_units; i < (u + 1) * kAll / num_units; ++i) {
+            const int64_t from = next->begin + i * kLanes;
+            if (from < next->end) prefetch(p.key_at(next->row, next->first_head + h, from), unit_bytes);
+          }
+        }
+        const float* weights = scores + h * group * stride + u * kLanes + unit.low;
+        const uint8_t* values = unit.keys + h * head_bytes + value_offset;
+        const int64_t count = unit.high - unit.low;
+        bool direct = false;
+        if constexpr (kBytes<S> > 1) direct = p.head_dim % kLanes == 0;
+        if (direct) {
+          constexpr Stored kDirect = kBytes<S> > 1 ? S : Stored::kFloat32;
+          product<kDirect>(weights, stride, values + unit.low * row_bytes, width, results[h].acc, width, group, width,
+                           count, true);
+        } else {
+          const float* rows = as_float<S>(values, p.head_dim, unit.low, unit.high, converted);
+          product(weights, stride, rows + unit.low * width, width, results[h].acc, width, group, width, count, true);
+        }
       }
     }
     first_chunk = false;
   }
 }
 
-void decode(const AttentionProblem& p, int64_t row, int64_t kv_head, int64_t begin, int64_t end, bool next_head,
-            Partial result, float* scratch) {
+void decode(const AttentionProblem& p, const Part& part, const Part* next, const Partial* results, float* scratch) {
+  const auto run = [&](auto function) { function(p, part, next, results, scratch); };
   switch (p.stored) {
-    case Stored::kFloat32: return decode_stored<Stored::kFloat32>(p, row, kv_head, begin, end, next_head, result, scratch);
-    case Stored::kBFloat16: return decode_stored<Stored::kBFloat16>(p, row, kv_head, begin, end, next_head, result, scratch);
-    case Stored::kInt8: return decode_stored<Stored::kInt8>(p, row, kv_head, begin, end, next_head, result, scratch);
-    case Stored::kFloat8: return decode_stored<Stored::kFloat8>(p, row, kv_head, begin, end, next_head, result, scratch);
+    case Stored::kFloat32: return run(decode_stored<Stored::kFloat32>);
+    case Stored::kBFloat16: return run(decode_stored<Stored::kBFloat16>);
+    case Stored::kInt8: return run(decode_stored<Stored::kInt8>);
+    case Stored::kFloat8: return run(decode_stored<Stored::kFloat8>);
   }
 }
 

@@ -63,6 +63,11 @@ struct Partial {
   float* acc;    // [group, padded head dim]
 };
 
+// Some KV heads of a decoding row, over the positions [begin, end) of its context.
+struct Part {
+  int64_t row, first_head, num_heads, begin, end;
+};
+
 struct AttentionKernels {
   int64_t lanes;  // floats in a vector; scratch and partials have rows padded to it
 
@@ -70,12 +75,11 @@ struct AttentionKernels {
   void (*write)(const AttentionProblem&, int64_t row, int64_t begin, int64_t end, float* scratch);
   // Floats that they need beside what they are given.
   int64_t (*write_scratch)(const AttentionProblem&);
-  int64_t (*decode_scratch)(const AttentionProblem&);
+  int64_t (*decode_scratch)(const AttentionProblem&, int64_t num_heads);
   int64_t (*prefill_scratch)(const AttentionProblem&, int64_t tile);
-  // One KV head of a row's only query over the positions [begin, end) -> a partial. `next_head` says that the
-  // same part of the next KV head follows, so that its keys can be fetched.
-  void (*decode)(const AttentionProblem&, int64_t row, int64_t kv_head, int64_t begin, int64_t end,
-                 bool next_head, Partial, float* scratch);
+  // A row's only query over a part of its context -> a partial for each head. `next` is what this thread will
+  // probably do then, or null: its first keys are fetched.
+  void (*decode)(const AttentionProblem&, const Part&, const Part* next, const Partial* results, float* scratch);
   // Merges the partials of a whole context into the first, and stores the result.
   void (*finish)(const AttentionProblem&, int64_t row, int64_t kv_head, Partial* parts, int64_t num_parts);
   // One KV head of the query tokens [begin, end) of a row, over all they see; stores the result.
