@@ -167,7 +167,8 @@ class Peer:
                         break
                 time.sleep(0.05)
             self.ready_s = time.perf_counter() - began
-            self.model = client.get(self.url + "/v1/models").json()["data"][0]["id"]
+            if not self.model:
+                self.model = client.get(self.url + "/v1/models").json()["data"][0]["id"]
             body = {"model": self.model, "prompt": "one two three", "max_tokens": 1}
             client.post(self.url + "/v1/completions", json=body).raise_for_status()
             self.first_token_s = time.perf_counter() - began
@@ -284,7 +285,13 @@ def make_peers(args: argparse.Namespace, dtype: str) -> list[Peer]:
         command = [args.transformers, "serve", model, "--continuous-batching", "--port", "{port}"]
         extra = {"ignore_eos": None}  # unknown to it; the models of the recipe never choose EOS
         peers.append(
-            Peer("transformers", command, version_of(args.transformers, "version"), extra_body=extra)
+            Peer(
+                "transformers",
+                command,
+                version_of(args.transformers, "version"),
+                extra_body=extra,
+                model=model,  # its /v1/models lists what is in the hub's cache
+            )
         )
     return [peer for peer in peers if not args.only or peer.name in args.only]
 
@@ -374,6 +381,11 @@ def bounds(ceilings: dict[str, float], dtype: str, read: int) -> dict[str, float
     return found
 
 
+def ratio(ours: Peer, peer: Peer, load: str, figure: str) -> str:
+    theirs = peer.median(load, figure)
+    return f"{ours.median(load, figure) / theirs:.2f}x" if theirs else "failed"
+
+
 def markdown(
     args: argparse.Namespace,
     peers: list[Peer],
@@ -408,7 +420,7 @@ def markdown(
     rows.append("")
     for peer in peers[1:]:
         ratios = [
-            f"{title} {ours.median(load, figure) / peer.median(load, figure):.2f}x"
+            f"{title} {ratio(ours, peer, load, figure)}"
             for load, figure, title in (
                 ("single", "decode", "one stream"),
                 ("concurrent", "output", "16 concurrent"),

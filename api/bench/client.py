@@ -142,8 +142,9 @@ async def send(session: aiohttp.ClientSession, target: Target, item: WorkItem) -
                 async for line in response.content:
                     if line.startswith(b"data:") and not _read_event(seen, line[5:].strip()):
                         break
-                else:
-                    seen.error = seen.error or "the stream ended without [DONE]"
+                else:  # some servers end a finished stream without [DONE]
+                    if seen.finish_reason is None:
+                        seen.error = "the stream ended early"
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
         seen.error = _shorten(f"{type(error).__name__}: {error}")
     seen.end = time.perf_counter()
