@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #if defined(__linux__)
@@ -126,7 +127,10 @@ class Team {
 #if defined(__linux__)
     if (sched_getaffinity(0, sizeof allowed_, &allowed_) != 0) CPU_ZERO(&allowed_);
 #endif
-    for (int64_t t = 1; t < size_; ++t) std::thread([this, t] { help(t); }).detach();
+    try {
+      for (int64_t t = 1; t < size_; ++t) std::thread([this, t] { help(t); }).detach();
+    } catch (const std::system_error&) {  // no more threads are to be had: others do the work of those
+    }
   }
 
   static std::atomic<int64_t>& left_until() {
