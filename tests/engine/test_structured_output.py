@@ -122,10 +122,11 @@ def test_whatever_the_schema_finished_output_validates(
             )
         else:
             assert output.finish_reason == "length"
-            if re.sub(r"\s", "", output.text) not in ("", "-"):  # nothing to read yet
-                pydantic_core.from_json(
-                    re.sub(r"[-.eE+]+$", "", output.text), allow_partial="trailing-strings"
-                )
+            # Half a number and half a word are nothing that the parser takes for a beginning.
+            half = r"(-|(?<=\d)(\.|[eE][-+]?)|\b(t|tru?|f|fa|fals?|nu?|nul))\Z"
+            begun = re.sub(half, "", output.text)
+            if begun.strip():
+                pydantic_core.from_json(begun, allow_partial="trailing-strings")
 
 
 def test_most_outputs_finish(llm: LLM) -> None:
