@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,11 @@ def test_heads_that_are_refused_get_an_error_body(server: Server, head: bytes, s
 
 def test_an_idle_connection_outlives_the_clients_patience(server: Server) -> None:
     """httpx gives up an idle connection after 5 s; a server that does so too closes it under a request."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=10)) as connection:
         for pause in (6, 0):
-            sock.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
+            connection.request("GET", "/version")
+            answer = connection.getresponse()
+            assert answer.status == 200 and answer.read()
             time.sleep(pause)
 
 
@@ -153,9 +155,10 @@ def test_keys_from_the_environment_token_ids_only_and_abort_at_once(start_server
             response = client.post(server.url + path, json=refused)
             assert response.status_code == 400 and response.json()["error"]["param"] == param, path
     assert "secret" not in server.log.read_text()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
-        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert sock.recv(4096) and not sock.recv(4096)  # an answer, and a second later the end
+    with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=10)) as connection:
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        assert not connection.sock.recv(1)  # a second later the server hangs up
     headers = {"Authorization": "Bearer secret"}
     thread, lines = stream_in_background(server, "/v1/completions", {"prompt": [1], **ENDLESS}, headers)
     server.stop()
