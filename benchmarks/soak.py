@@ -57,12 +57,12 @@ class Target:
         return url.host, url.port or 80
 
     def state(self) -> dict[str, float]:
-        """Threads, sockets and memory (MB) of the process."""
+        """Threads, sockets, open files and memory (MB) of the process."""
         status = dict(
             line.split(":", 1) for line in Path(f"/proc/{self.pid}/status").read_text().splitlines()
         )
-        sockets = 0
-        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
+        sockets, files = 0, list(Path(f"/proc/{self.pid}/fd").iterdir())
+        for entry in files:
             try:
                 sockets += os.readlink(entry).startswith("socket:")
             except OSError:
@@ -70,6 +70,7 @@ class Target:
         return {
             "threads": int(status["Threads"]),
             "sockets": sockets,
+            "open files": len(files),
             "memory_mb": int(status["VmRSS"].split()[0]) / 1024,
         }
 

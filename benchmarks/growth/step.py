@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.ceilings import matmul_rate, read_bandwidth
 from benchmarks.growth.curves import Curve, write
+from benchmarks.growth.startup import config
 from benchmarks.model_step import GREEDY, Model, Step, make_runner, step_seconds, steps_taken
 from benchmarks.roofline import RUNS
 from vllm_jax.kernels.cpu.library import describe as load_kernels
@@ -32,21 +33,7 @@ from vllm_jax.sampling_params import SamplingParams
 
 BATCH, CONTEXT, VOCABULARY = "batch", "context", "vocabulary"
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.9)
-RAW = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 768,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 4,
-    "vocab_size": 32000,
-    "max_position_embeddings": 16384,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "hidden_act": "silu",
-    "tie_word_embeddings": True,
-}
+RAW = {**config(768, 2048, 4, layers=12), "max_position_embeddings": 16384}
 
 
 class Machine:

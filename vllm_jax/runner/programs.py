@@ -106,24 +106,22 @@ def forward(
 
 def sample_greedy(logits: jax.Array, history: jax.Array, ints: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Argmax of ``logits [S, V]``. ``ints [2, S]``: slot, and the position the token is written to."""
-    tokens = _sampled(sampler.greedy(logits))
-    return tokens, _remember(history, ints[0], ints[1], tokens)
+    return _sampled(sampler.greedy(logits), history, ints)
 
 
 def sample_random(
     logits: jax.Array, history: jax.Array, ints: jax.Array, floats: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Temperature, top-p, min-p (``floats [3, S]``); ``ints [5, S]``: slot, position, top_k, seed words."""
-    tokens = _sampled(sampler.random(logits, _random_inputs(ints, floats)))
-    return tokens, _remember(history, ints[0], ints[1], tokens)
+    return _sampled(sampler.random(logits, _random_inputs(ints, floats)), history, ints)
 
 
 def sample_masked(
     logits: jax.Array, history: jax.Array, ints: jax.Array, floats: jax.Array, allowed_mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """:func:`sample_random` over the tokens whose bit in ``allowed_mask [S, ceil(V / 32)]`` uint32 is set."""
-    tokens = _sampled(sampler.random(apply_mask(logits, allowed_mask), _random_inputs(ints, floats)))
-    return tokens, _remember(history, ints[0], ints[1], tokens)
+    masked = apply_mask(logits, allowed_mask)
+    return _sampled(sampler.random(masked, _random_inputs(ints, floats)), history, ints)
 
 
 def sample_full(
@@ -167,8 +165,7 @@ def sample_full(
         listed_ids=listed_ids,
     )
     tokens, logprobs = sampler.full(logits, inputs, num_logprobs)
-    tokens = _sampled(tokens)
-    return tokens, _remember(history, ints[0], ints[1], tokens), logprobs
+    return *_sampled(tokens, history, ints), logprobs
 
 
 def score(
@@ -203,11 +200,6 @@ def set_history(history: jax.Array, slot: jax.Array, tokens: jax.Array) -> jax.A
     return jax.lax.dynamic_update_slice(history, tokens[None], (slot, jnp.zeros_like(slot)))
 
 
-def _sampled(tokens: jax.Array) -> jax.Array:
-    """``tokens [S]``; the host is about to read them."""
-    return leave_a_core(tokens, microseconds=_HOST_US + _HOST_US_A_ROW * tokens.shape[0])
-
-
 def _random_inputs(ints: jax.Array, floats: jax.Array) -> RandomInputs:
     return RandomInputs(
         temperature=floats[0],
@@ -219,9 +211,13 @@ def _random_inputs(ints: jax.Array, floats: jax.Array) -> RandomInputs:
     )
 
 
-def _remember(history: jax.Array, slots: jax.Array, positions: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Rows that do not sample carry a position beyond the end, where the write is dropped."""
-    return history.at[slots, positions].set(tokens, mode="drop")
+def _sampled(tokens: jax.Array, history: jax.Array, ints: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``tokens [S]``, which the host is about to read, and the history with them.
+
+    Rows that do not sample carry a position (``ints[1]``) beyond the end, where the write is dropped.
+    """
+    tokens = leave_a_core(tokens, microseconds=_HOST_US + _HOST_US_A_ROW * tokens.shape[0])
+    return tokens, history.at[ints[0], ints[1]].set(tokens, mode="drop")
 
 
 def rebuilder(model: Any) -> tuple[list[jax.Array], Any]:
