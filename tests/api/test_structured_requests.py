@@ -85,7 +85,7 @@ REGEX = {"regex": "a"}
 REGEXES = [
     ({"structured_outputs": {"regex": "[ab]{4}"}}, "[ab]{4}"),
     ({"guided_regex": "[ab]{4}"}, "[ab]{4}"),
-    ({"response_format": {"type": "structural_tag", "format": {"type": "regex", "pattern": "a+b"}}}, "a+b"),
+    ({"response_format": {"type": "structural_tag", "format": {"type": "regex", "pattern": "a?b"}}}, "a?b"),
     ({"structured_outputs": {"structural_tag": {"format": {"type": "const_string", "value": "x"}}}}, "x"),
     ({"structured_outputs": {"choice": ["yes", "no"]}}, "yes|no"),
     ({"guided_choice": ["yes", "no"]}, "yes|no"),
