@@ -143,23 +143,76 @@ def test_any_batch(name, data):
     check(make_batch(setup, q_lens, kv_lens, seed=data.draw(st.integers(0, 1000))))
 
 
-def test_a_row_does_not_depend_on_its_neighbours():
-    """Bit for bit, whatever is in the batch and however the threads share the work."""
-    setup = Setup(4, 2, 64, decode_only=True, tokens=6, pages_per_row=80, num_pages=200)
-    lengths = [200, 31, 1210, 1, 16, 700]
-    batch = make_batch(setup, [1] * 6, lengths, seed=19)
-    out, _ = compiled(setup)(batch)
+def check_that_rows_are_independent(batch: Batch) -> None:
+    """Each row alone has the same bits, and so have all of them again and again."""
+    out, _ = compiled(batch.setup)(batch)
     for _ in range(10):
-        np.testing.assert_array_equal(compiled(setup)(batch)[0], out)
-    for row, length in enumerate(lengths):
-        q_lens = [int(i == row) for i in range(6)]
+        np.testing.assert_array_equal(compiled(batch.setup)(batch)[0], out)
+    for row, length in enumerate(batch.kv_lens):
+        q_lens = [int(i == row) for i in range(len(batch.kv_lens))]
         alone = replace(
             batch,
             q_lens=q_lens,
             kv_lens=[length * q_len for q_len in q_lens],
             cu_q_lens=np.concatenate([[0], np.cumsum(q_lens)]),
         )
-        np.testing.assert_array_equal(compiled(setup)(alone)[0][row], out[row])
+        np.testing.assert_array_equal(compiled(batch.setup)(alone)[0][row], out[row])
+
+
+def test_a_row_does_not_depend_on_its_neighbours():
+    """Bit for bit, whatever is in the batch and however the threads share the work."""
+    setup = Setup(4, 2, 64, decode_only=True, tokens=6, pages_per_row=80, num_pages=200)
+    check_that_rows_are_independent(make_batch(setup, [1] * 6, [200, 31, 1210, 1, 16, 700], seed=19))
+
+
+def behind_one_prefix(setup: Setup, kv_lens: list[int], shared: list[int], seed: int) -> Batch:
+    """Decoding rows; row ``i`` has the first ``shared[i]`` tokens, but for part of a page, from row 0."""
+    batch = make_batch(setup, [1] * len(kv_lens), kv_lens, seed)
+    pages = np.array(batch.pages)
+    for row, tokens in enumerate(shared):
+        tokens -= tokens % setup.page
+        assert tokens < min(kv_lens[0], kv_lens[row])
+        if row and tokens:
+            pages[batch.page_table[row, : tokens // setup.page]] = 0  # nobody's any more
+            batch.page_table[row, : tokens // setup.page] = batch.page_table[0, : tokens // setup.page]
+            batch.keys[row][:tokens] = batch.keys[0][:tokens]
+            batch.values[row][:tokens] = batch.values[0][:tokens]
+    batch.pages = jnp.asarray(pages)
+    return batch
+
+
+PREFIXES = {
+    "one_for_all": ([600] * 12, [512] * 12),
+    "longer_than_a_part": ([1100 + 7 * i for i in range(12)], [1088] * 12),
+    "of_several_lengths": ([700] * 12, [0, 256, 256, 640, 0, 640, 640, 256, 64, 16, 640, 0]),
+    "that_ends_a_token_before": ([161 + i % 2 for i in range(12)], [160] * 12),
+    "beside_others": (
+        [300, 290, 1, 17, 300, 260, 40, 299, 300, 128, 1200, 258],
+        [256, 256, 0, 0, 256, 256, 0, 256, 256, 0, 0, 256],
+    ),
+}
+BEHIND_PREFIXES = {
+    "mha": Setup(4, 4, 64),
+    "gqa_sinks": Setup(6, 2, 80, sinks=True, alibi=False),
+    "window": Setup(4, 2, 64, window=200),
+    "odd_page": Setup(4, 2, 64, page=21),
+    "odd_head_window": Setup(2, 1, 20, window=333),
+    "bfloat16": Setup(4, 2, 64, dtype="bfloat16"),
+    "int8": Setup(4, 2, 64, kv_dtype="int8", k_scale=0.05, v_scale=0.04),
+}
+
+
+@pytest.mark.parametrize("case", PREFIXES)
+@pytest.mark.parametrize("name", BEHIND_PREFIXES)
+def test_rows_behind_one_prefix(name, case):
+    """They go through its pages together, and get what each would get alone."""
+    setup = replace(
+        BEHIND_PREFIXES[name], decode_only=True, rows=12, tokens=12, pages_per_row=80, num_pages=900
+    )
+    batch = behind_one_prefix(setup, *PREFIXES[case], seed=24)
+    for isa in isas():
+        check(batch, isa)
+    check_that_rows_are_independent(batch)
 
 
 def test_pages_that_left_the_window_may_be_anything():

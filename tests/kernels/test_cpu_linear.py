@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from vllm_jax.kernels.cpu import library
 from vllm_jax.kernels.cpu import linear as linear_module
@@ -134,6 +135,9 @@ def test_wrong_operands_are_refused():
     x, weight = draw((2, 8), (3, 9), dtype="float32")
     with pytest.raises(Exception, match="must fit together"):
         products(x, [weight], dtype=jnp.dtype("float32"))[0].block_until_ready()
+    x, weight, residual = draw((2, 8), (3, 8), (2, 3), dtype="float32")
+    with pytest.raises(Exception, match="must fit together"):
+        products(x, [weight], dtype=x.dtype, activation="relu", residual=residual)[0].block_until_ready()
 
 
 def cpu_has(variant: str) -> bool:
@@ -166,6 +170,11 @@ def test_the_other_instruction_sets(variant, tmp_path, monkeypatch):
             (y,) = products(x, [weight], dtype=x.dtype, residual=residual)
             tolerance = 1e-4 if dtype == "float32" else 0.05
             wanted = exact(x, weight) + residual.astype(np.float64)
+            np.testing.assert_allclose(np.asarray(y, np.float64), wanted, rtol=tolerance, atol=tolerance)
+            (y,) = products(x, [weight], dtype=x.dtype, activation="gelu")
+            wanted = exact(x, weight)
+            wanted = wanted / 2 * special.erfc(-wanted / np.sqrt(2))
+            tolerance = 1e-4 if dtype == "float32" else 0.1
             np.testing.assert_allclose(np.asarray(y, np.float64), wanted, rtol=tolerance, atol=tolerance)
             x64 = x.astype(np.float64)
             normed = x64 / np.sqrt(np.square(x64).mean(-1, keepdims=True) + 1e-5) * scale.astype(np.float64)

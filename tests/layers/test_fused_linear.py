@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import special
 
 from vllm_jax.kernels.cpu.library import available
 from vllm_jax.layers import linear as linear_module
-from vllm_jax.layers.linear import Linear, gated, side_by_side
+from vllm_jax.layers.linear import Linear, activated, gated, side_by_side
 from vllm_jax.layers.norm import LayerNorm, RMSNorm
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native kernels are not built")
@@ -106,6 +107,38 @@ def test_the_gate_far_out():
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-35)
 
 
+ACTIVATIONS = {
+    "gelu": lambda x: x / 2 * special.erfc(-x / np.sqrt(2)),
+    "gelu_tanh": lambda x: x * special.expit(np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)),
+    "relu": lambda x: np.maximum(x, 0.0),
+    "silu": lambda x: x * special.expit(x),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_activation_behind(activation, dtype):
+    for norm in (None, norms(dtype)[3]):
+        made = layer(dtype, FEATURES, 67, bias=norm is not None)
+        for rows in ROWS:
+            x = draw(dtype, rows, FEATURES)
+            inner = applied(made, float64(x) if norm is None else normed(norm, x))
+            check(activated(x, made, activation, norm=norm), ACTIVATIONS[activation](inner), dtype)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_far_out(activation):
+    """Over everything a float32 may be; what is nothing beside 1 may be nothing."""
+    far = [0.0, -0.0, 1e-30, -1e-30, 3e38, np.inf, np.nan]
+    values = np.concatenate([np.linspace(-120, 120, 4001), np.linspace(-6, 6, 4001), far])
+    made = layer("float32", 1, len(values), bias=False)
+    made.weight[...] = jnp.asarray(values[:, None], jnp.float32)
+    got = float64(activated(jnp.ones((1, 1)), made, activation))[0]
+    with np.errstate(over="ignore"):
+        wanted = ACTIVATIONS[activation](float64(made.weight[...])[:, 0])
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rounds_where_xla_rounds(dtype, monkeypatch):
     """The XLA form's numbers, but for the order of the sums: a bfloat16 may differ in its last bit.
@@ -116,11 +149,12 @@ def test_rounds_where_xla_rounds(dtype, monkeypatch):
     gate, up = (layer(dtype, FEATURES, 64, bias=True) for _ in range(2))
     down = layer(dtype, 64, FEATURES, bias=True)
 
-    def mlp() -> jax.Array:
-        return down(gated(x, gate, up, norm=norm), residual=x)
+    def mlps() -> list[np.ndarray]:
+        inner = [gated(x, gate, up, norm=norm), *(activated(x, up, name, norm=norm) for name in ACTIVATIONS)]
+        return [float64(down(some, residual=x)) for some in inner]
 
-    native = float64(mlp())
+    native = mlps()
     monkeypatch.setattr(linear_module, "available", lambda: False)
-    xla = float64(mlp())
     tolerance = 1e-5 if dtype == "float32" else 2**-6
-    np.testing.assert_allclose(native, xla, rtol=tolerance, atol=tolerance * np.abs(xla).max())
+    for ours, xla in zip(native, mlps(), strict=True):
+        np.testing.assert_allclose(ours, xla, rtol=tolerance, atol=tolerance * np.abs(xla).max())

@@ -1,5 +1,5 @@
 """Matrix products with the weight stored ``[out, in]``, the layout of the checkpoints, and what surrounds
-them in a decoder layer: the norm before, the residual after, the gate of an MLP.
+them in a decoder layer: the norm before, the residual after, the gate or the activation of an MLP.
 
 The one place that knows which form is best where:
 
@@ -24,6 +24,7 @@ from flax import nnx
 
 from vllm_jax.kernels.cpu.library import available
 from vllm_jax.kernels.cpu.linear import products
+from vllm_jax.layers.activation import activate
 from vllm_jax.layers.norm import LayerNorm, RMSNorm, layer_norm, rms_norm
 
 NATIVE_DTYPES = ("float32", "bfloat16")
@@ -69,17 +70,24 @@ def gated(x: jax.Array, gate: Linear, up: Linear, *, norm: Norm | None = None) -
     return _compute(*_with_norm(_Form(x.dtype, gated=True), _operands(x, (gate, up)), norm))[0]
 
 
+def activated(x: jax.Array, layer: Linear, activation: str, *, norm: Norm | None = None) -> jax.Array:
+    """``activate(layer(norm(x)), activation)``, see ``layers/activation.py``."""
+    return _compute(*_with_norm(_Form(x.dtype, activation=activation), _operands(x, (layer,)), norm))[0]
+
+
 Arrays = tuple[jax.Array, ...]
 
 
 @dataclass(frozen=True)
 class _Form:
-    """What is static about a product and what surrounds it; ``norm`` is a name in ``NORMS``."""
+    """What is static about a product and what surrounds it; ``norm`` is a name in ``NORMS``, and
+    ``activation`` one in ``ACTIVATIONS``."""
 
     dtype: jnp.dtype
     norm: str = "none"
     eps: float = 0.0
     gated: bool = False
+    activation: str = "none"
 
 
 class _Operands(NamedTuple):
@@ -128,6 +136,8 @@ def _by_xla(form: _Form, operands: _Operands) -> Arrays:
     )
     if form.gated:
         ys = (jax.nn.silu(ys[0]) * ys[1],)
+    if form.activation != "none":
+        ys = tuple(activate(y, form.activation) for y in ys)
     return ys if residual is None else (residual + ys[0],)
 
 
@@ -185,6 +195,7 @@ def _by_native_kernel(form: _Form, operands: _Operands) -> Arrays:
             norm_bias=norm_bias,
             eps=form.eps,
             gated=form.gated,
+            activation=form.activation,
             residual=residual,
         )
     )

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vllm_jax.kernels.metadata import AttentionMetadata
+from vllm_jax.layers.activation import activate
 from vllm_jax.layers.alibi import alibi_slopes
 from vllm_jax.layers.attention import Attention
 from vllm_jax.layers.embedding import Embedding
-from vllm_jax.layers.linear import Linear, Norm, matmul, side_by_side
+from vllm_jax.layers.linear import Linear, Norm, activated, matmul, side_by_side
 from vllm_jax.layers.norm import LayerNorm, RMSNorm
 from vllm_jax.models.hf_config import FieldReader
 from vllm_jax.weights.table import Weight, WeightTable
@@ -340,24 +341,9 @@ class MptMLP(nnx.Module):
     ) -> jax.Array:
         """``x [T, hidden]`` -> ``[T, hidden]``; with both, ``residual + mlp(norm(x))``."""
         if self.gate_proj is None:
-            (up,) = side_by_side(x, self.up_proj, norm=norm)
-            return self.down_proj(self._activate(up), residual=residual)
+            return self.down_proj(activated(x, self.up_proj, self.activation, norm=norm), residual=residual)
         gate, up = side_by_side(x, self.gate_proj, self.up_proj, norm=norm)
-        return self.down_proj(self._activate(gate) * up, residual=residual)
-
-    def _activate(self, x: jax.Array) -> jax.Array:
-        """In float32, rounded once, as PyTorch computes it."""
-        x32 = x.astype(jnp.float32)
-        match self.activation:
-            case "gelu":
-                y = jax.nn.gelu(x32, approximate=False)
-            case "gelu_tanh":
-                y = jax.nn.gelu(x32, approximate=True)
-            case "silu":
-                y = jax.nn.silu(x32)
-            case _:
-                y = jax.nn.relu(x32)
-        return y.astype(x.dtype)
+        return self.down_proj(activate(gate, self.activation) * up, residual=residual)
 
 
 class MptBlock(nnx.Module):

@@ -18,6 +18,11 @@ TARGET = "vllm_jax_linear"
 NORMS: Mapping[str, int] = MappingProxyType({"none": 0, "rms": 1, "rms_float32": 2, "layer": 3})
 """Norms the kernel can take of ``x`` first; what they round, and where, is in ``layers/norm.py``."""
 
+ACTIVATIONS: Mapping[str, int] = MappingProxyType(
+    {"none": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4}
+)
+"""What can be taken of the results; as in ``layers/activation.py``."""
+
 
 def products(
     x: jax.Array,
@@ -30,6 +35,7 @@ def products(
     norm_bias: jax.Array | None = None,
     eps: float = 0.0,
     gated: bool = False,
+    activation: str = "none",
     residual: jax.Array | None = None,
 ) -> list[jax.Array]:
     """``norm(x) @ weight[out_i, in].T (+ bias[out_i])`` for each weight, in one pass over all of them.
@@ -45,6 +51,8 @@ def products(
         norm_bias: ``[in]`` or None, with a layer norm.
         eps: of the norm.
         gated: the two weights are a gate and a value: the one result is ``silu(first) * second``.
+        activation: a name in :data:`ACTIVATIONS`, taken in float32 of each rounded result, and rounded again;
+            not together with ``gated`` or ``residual``.
         residual: ``[rows, out]`` is added to the one result, after rounding.
 
     Returns:
@@ -68,6 +76,7 @@ def products(
             eps=np.float32(eps),
             bias=biases is not None,
             gated=gated,
+            activation=np.int64(ACTIVATIONS[activation]),
             residual=residual is not None,
         )
     )

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -87,6 +88,7 @@ constexpr int64_t kPartKeys = 512;        // of a context in one part, rounded t
 constexpr int64_t kTileRows = 96;         // query heads times tokens of a prefill tile
 constexpr int64_t kSmallestTile = 8;      // query tokens
 constexpr int64_t kPiecesAThread = 4;     // so that threads end at the same time
+constexpr int64_t kTogether = 64;         // keys in common that make two rows go together
 constexpr double kSerialWork = 2.0e4;     // multiply-adds that are done before another thread has begun
 constexpr double kSerialBytes = 1 << 14;
 
@@ -112,7 +114,7 @@ float* scratch_of(int64_t floats) {
   return buffer.data() + (-address % 64) / sizeof(float);
 }
 
-// Either a part of a decoding row's context, or a tile of queries: one KV head, flat tokens [begin, end).
+// Either a part of decoding rows' contexts, or a tile of queries: one row and KV head, flat tokens [begin, end).
 struct Piece {
   Part part;
   int64_t number;  // of the part in its context; -1 for a tile of queries
@@ -126,6 +128,7 @@ struct Work {
   const AttentionProblem& problem;
   const AttentionKernels& kernels;
   std::vector<Piece> pieces{};
+  std::vector<int64_t> rows{};  // that pieces refer to: all, then the decoding ones in the order of their pieces
   std::vector<int64_t> num_parts{};  // [rows] of a decoding row's context
   std::vector<int64_t> first_partial{};  // [rows]
   std::unique_ptr<float[]> partials{};   // of every decoding row, KV head and part, in this order
@@ -144,64 +147,120 @@ struct Work {
   void run(int64_t i) {
     float* memory = scratch_of(scratch);
     const Part& part = pieces[i].part;
-    const int64_t row = part.row, first_head = part.first_head;
     if (!pieces[i].decodes()) {
-      kernels.prefill(problem, row, first_head, part.begin, part.end, memory);
+      kernels.prefill(problem, part.rows[0], part.first_head, part.begin, part.end, memory);
       return;
     }
     const auto after = static_cast<size_t>(i) + 1;
     const Part* next = after < pieces.size() && pieces[after].decodes() ? &pieces[after].part : nullptr;
-    const int64_t parts = num_parts[row];
-    std::vector<Partial> all(std::max(parts, part.num_heads));
-    for (int64_t h = 0; h < part.num_heads; ++h) all[h] = partial(row, first_head + h, pieces[i].number);
-    kernels.decode(problem, part, next, all.data(), memory);
-    for (int64_t head = first_head; head < first_head + part.num_heads; ++head) {
-      if (unfinished[row * problem.num_kv_heads + head].fetch_sub(1, std::memory_order_acq_rel) > 1) continue;
-      for (int64_t number = 0; number < parts; ++number) all[number] = partial(row, head, number);
-      kernels.finish(problem, row, head, all.data(), parts);
+    std::vector<Partial> results;
+    results.reserve(part.num_rows * part.num_heads);
+    for (int64_t r = 0; r < part.num_rows; ++r) {
+      for (int64_t h = 0; h < part.num_heads; ++h) {
+        results.push_back(partial(part.rows[r], part.first_head + h, pieces[i].number));
+      }
     }
+    kernels.decode(problem, part, next, results.data(), memory);
+    for (int64_t r = 0; r < part.num_rows; ++r) {
+      for (int64_t h = 0; h < part.num_heads; ++h) part_is_done(part.rows[r], part.first_head + h);
+    }
+  }
+
+  void part_is_done(int64_t row, int64_t head) {
+    if (unfinished[row * problem.num_kv_heads + head].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    std::vector<Partial> all;
+    all.reserve(num_parts[row]);
+    for (int64_t number = 0; number < num_parts[row]; ++number) all.push_back(partial(row, head, number));
+    kernels.finish(problem, row, head, all.data(), num_parts[row]);
   }
 };
 
+// A part of one row's context, before rows are put together.
+struct RowPart {
+  int64_t row, number, begin, end;
+};
+
+// Whether the part's pages come before those of another one, which may belong to another row.
+bool before(const AttentionProblem& p, const RowPart& a, const RowPart& b) {
+  if (a.begin != b.begin) return a.begin < b.begin;
+  const auto pages = [&](const RowPart& part) {
+    const int32_t* of_row = p.page_table + part.row * p.pages_per_row;
+    return std::make_pair(of_row + part.begin / p.page_size,
+                          of_row + std::min((part.end + p.page_size - 1) / p.page_size, p.pages_per_row));
+  };
+  const auto [first, last] = pages(a);
+  const auto [others, others_last] = pages(b);
+  const auto [mine, other] = std::mismatch(first, last, others, others_last);
+  if (mine != last && other != others_last) return *mine < *other;
+  return std::make_pair(a.end, a.row) < std::make_pair(b.end, b.row);
+}
+
+// Where the pages of two rows differ that have a part from `begin` on; at most `end`.
+int64_t parting(const AttentionProblem& p, int64_t row, int64_t other, int64_t begin, int64_t end) {
+  const int32_t *pages = p.page_table + row * p.pages_per_row, *others = p.page_table + other * p.pages_per_row;
+  int64_t page = begin / p.page_size;
+  while (page < p.pages_per_row && page * p.page_size < end && pages[page] == others[page]) ++page;
+  return std::clamp(page * p.page_size, begin, end);
+}
+
 // Cuts the contexts of the rows with one query into parts, the same ones whatever else is in the batch, so that
-// a row's numbers are. The KV heads of a part are in one piece, as far as there are pieces for all threads
-// then: they are read in longer stretches.
+// a row's numbers are. Rows whose parts begin with the same pages, a prefix that the cache has given to all of them,
+// are in one piece, as far as there are pieces for all threads then: they need the same memory. So are the KV heads
+// of a part: they are read in longer stretches.
 void plan_decode(Work& work, int64_t threads) {
   const AttentionProblem& p = work.problem;
   const int64_t num_rows = p.num_rows, num_heads = p.num_kv_heads;
-  double visible = 0;
-  for (int64_t row = 0; row < num_rows; ++row) {
-    if (p.q_len(row) == 1) visible += p.kv_lens[row] - p.first_visible(p.kv_lens[row] - 1);
-  }
-  if (visible == 0) return;
-  const double share = visible * num_heads / (threads * kPiecesAThread);  // keys of a piece
   const int64_t part_keys = (kPartKeys + p.page_size - 1) / p.page_size * p.page_size;
+  std::vector<RowPart> parts;
+  int64_t visible = 0, num_partials = 0;
   work.num_parts.assign(num_rows, 0);
   work.first_partial.assign(num_rows, 0);
   work.unfinished.reset(new std::atomic<int64_t>[num_rows * num_heads]);
-  int64_t num_partials = 0, most_heads = 1;
   for (int64_t row = 0; row < num_rows; ++row) {
     if (p.q_len(row) != 1) continue;
     const int64_t last = p.kv_lens[row] - 1;
-    int64_t part = 0;
-    for (int64_t begin = p.first_visible(last), end; begin <= last; begin = end, ++part) {
+    int64_t number = 0;
+    for (int64_t begin = p.first_visible(last), end; begin <= last; begin = end, ++number) {
       end = std::min(last + 1, (begin + part_keys) / p.page_size * p.page_size);
-      const int64_t fitting = static_cast<int64_t>(share / static_cast<double>(end - begin));
-      const int64_t heads = std::min(std::max<int64_t>(1, fitting), num_heads);
-      most_heads = std::max(most_heads, heads);
-      for (int64_t head = 0; head < num_heads; head += heads) {
-        const int64_t count = std::min(heads, num_heads - head);
-        const double cost = static_cast<double>((end - begin) * count * p.group * p.head_dim);
-        work.pieces.push_back({{row, head, count, begin, end}, part, cost});
-      }
+      parts.push_back({row, number, begin, end});
+      visible += end - begin;
     }
-    work.num_parts[row] = part;
+    work.num_parts[row] = number;
     work.first_partial[row] = num_partials;
-    num_partials += part * num_heads;
-    for (int64_t head = 0; head < num_heads; ++head) work.unfinished[row * num_heads + head] = part;
+    num_partials += number * num_heads;
+    for (int64_t head = 0; head < num_heads; ++head) work.unfinished[row * num_heads + head] = number;
   }
+  if (parts.empty()) return;
   work.partials.reset(new float[num_partials * work.partial_size()]);
-  work.scratch = std::max(work.scratch, work.kernels.decode_scratch(p, most_heads));
+  work.rows.reserve(work.rows.size() + parts.size());
+  std::sort(parts.begin(), parts.end(), [&](const RowPart& a, const RowPart& b) { return before(p, a, b); });
+
+  const double share = static_cast<double>(visible * num_heads) / (threads * kPiecesAThread);  // keys of a piece
+  const int64_t num_parts = parts.size();
+  for (int64_t i = 0, end_of_piece; i < num_parts; i = end_of_piece) {
+    const RowPart& first = parts[i];
+    const int64_t fitting = std::max<int64_t>(1, share / static_cast<double>(first.end - first.begin));
+    int64_t apart = first.end, keys = first.end - first.begin, end = first.end;
+    for (end_of_piece = i + 1; end_of_piece < num_parts; ++end_of_piece) {
+      const RowPart& other = parts[end_of_piece];
+      if (other.begin != first.begin || end_of_piece - i >= std::min(fitting, kMostRows)) break;
+      const int64_t common = parting(p, first.row, other.row, first.begin, std::min(apart, other.end));
+      if (common - first.begin < std::max(kTogether, (apart - first.begin) / 2)) break;
+      apart = common;
+      keys += other.end - other.begin;
+      end = std::max(end, other.end);
+    }
+    const int64_t rows = end_of_piece - i, heads = std::clamp<int64_t>(fitting / rows, 1, num_heads);
+    const int64_t* its_rows = work.rows.data() + work.rows.size();
+    for (int64_t j = i; j < end_of_piece; ++j) work.rows.push_back(parts[j].row);
+    if (rows == 1) apart = first.begin;
+    work.scratch = std::max(work.scratch, work.kernels.decode_scratch(p, rows, heads));
+    for (int64_t head = 0; head < num_heads; head += heads) {
+      const int64_t count = std::min(heads, num_heads - head);
+      const double cost = static_cast<double>(keys * count * p.group * p.head_dim);
+      work.pieces.push_back({{its_rows, rows, head, count, first.begin, end, apart}, first.number, cost});
+    }
+  }
 }
 
 // Cuts the queries of all other rows into tiles.
@@ -219,7 +278,8 @@ void plan_prefill(Work& work, int64_t threads) {
       const int64_t end = std::min(begin + tile, q_len), keys = start + end - p.first_visible(start + begin);
       const double cost = static_cast<double>((end - begin) * p.group * keys * p.head_dim);
       for (int64_t head = 0; head < p.num_kv_heads; ++head) {
-        work.pieces.push_back({{row, head, 1, first_token + begin, first_token + end}, -1, cost});
+        const int64_t from = first_token + begin;
+        work.pieces.push_back({{&work.rows[row], 1, head, 1, from, first_token + end, from}, -1, cost});
       }
     }
   }
@@ -298,6 +358,8 @@ ffi::Error paged_attention(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffe
 
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
   Work work{p, *kernels};
+  work.rows.resize(p.num_rows);
+  std::iota(work.rows.begin(), work.rows.end(), 0);
   plan_decode(work, threads);
   plan_prefill(work, threads);
   double cost = 0;

@@ -143,8 +143,9 @@ void store_result(const AttentionProblem& p, int64_t token, int64_t head, float 
 
 // ---------------------------------------------------------------- decode: one query, kLanes keys at a time
 
-int64_t decode_scratch(const AttentionProblem& p, int64_t num_heads) {
-  return num_heads * p.group * (2 * padded(p.head_dim) + kChunk + kLanes) + kLanes * padded(p.head_dim);
+int64_t decode_scratch(const AttentionProblem& p, int64_t num_rows, int64_t num_heads) {
+  const int64_t queries = num_heads * p.group, width = padded(p.head_dim);
+  return num_rows * queries * 2 * width + queries * (kChunk + kLanes) + kLanes * width;
 }
 
 // Rows [low, high) of stored numbers as float32, padded, at the same index in `scratch`.
@@ -217,41 +218,55 @@ struct Unit {
   int64_t low, high;
 };
 
-// The heads go through a context together, since they lie side by side in a page: memory is read in long stretches.
+// One row's way through a part of its context. The heads go together, since they lie side by side in a page: memory
+// is read in long stretches.
 template <Stored S>
-void decode_stored(const AttentionProblem& p, const Part& part, const Part* next, const Partial* results,
-                   float* scratch) {
-  const auto [row, first_head, num_heads, begin, end] = part;
+struct Decoder {
+  const AttentionProblem& p;
+  const Part& part;
   const int64_t width = padded(p.head_dim), group = p.group, stride = kChunk + kLanes;
-  const int64_t query_position = p.kv_lens[row] - 1, value_offset = p.value_offset();
   const int64_t row_bytes = p.head_dim * p.stored_bytes, head_bytes = p.page_size * row_bytes;
+  const int64_t unit_bytes = kLanes * row_bytes, value_offset = p.value_offset();
   // What can be multiplied as it is stored: whole vectors that do not leave their page.
   const bool whole = p.head_dim % kLanes == 0 && p.page_size % kLanes == 0;
   const bool as_bfloat16 = VLLM_JAX_BF16_DOT && S == Stored::kBFloat16 && p.bfloat16_io && whole &&
                            p.head_dim % (2 * kLanes) == 0;
-  float* queries = scratch;
-  float* scores = queries + num_heads * group * width;
-  float* converted = scores + num_heads * group * stride;
-  auto* narrow = reinterpret_cast<uint16_t*>(converted + kLanes * width);
-  const int64_t token = p.first_token(row);
-  for (int64_t h = 0; h < num_heads; ++h) {
-    read_queries(p, token, token + 1, first_head + h, queries + h * group * width);
-    for (int64_t g = 0; g < group; ++g) {
-      results[h].peak[g] = kLowest;
-      results[h].total[g] = 0.0f;
-      for (int64_t j = 0; j < width; j += kLanes) store(results[h].acc + g * width + j, splat(0.0f));
-    }
-  }
-  if (as_bfloat16) write_output(queries, narrow, 0, true, num_heads * group * width);
+  float* scores;     // [heads, group, stride]
+  float* converted;  // [kLanes, width]
+  float* queries;    // [rows, heads, group, width], then the same in bfloat16
+  uint16_t* narrow;
 
-  // Memory is asked for a chunk ahead, since neighbouring pages of a context lie anywhere: while keys are
-  // multiplied their values, while values are multiplied the next keys, at the end those of the next part.
-  const int64_t unit_bytes = kLanes * row_bytes;
-  bool first_chunk = true;
-  Unit units[kChunk / kLanes];
-  for (int64_t position = begin; position < end;) {
+  Decoder(const AttentionProblem& problem, const Part& its_part, float* scratch)
+      : p(problem), part(its_part), scores(scratch), converted(scores + part.num_heads * group * stride),
+        queries(converted + kLanes * width),
+        narrow(reinterpret_cast<uint16_t*>(queries + part.num_rows * row_numbers())) {}
+
+  int64_t row_numbers() const { return part.num_heads * group * width; }
+
+  void begin(int64_t r, const Partial* results) {
+    const int64_t token = p.first_token(part.rows[r]);
+    float* to = queries + r * row_numbers();
+    for (int64_t h = 0; h < part.num_heads; ++h) {
+      read_queries(p, token, token + 1, part.first_head + h, to + h * group * width);
+      for (int64_t g = 0; g < group; ++g) {
+        results[h].peak[g] = kLowest;
+        results[h].total[g] = 0.0f;
+        for (int64_t j = 0; j < width; j += kLanes) store(results[h].acc + g * width + j, splat(0.0f));
+      }
+    }
+    if (as_bfloat16) write_output(to, narrow + r * row_numbers(), 0, true, row_numbers());
+  }
+
+  // Attends over a chunk of keys from `position` on; where it ends. With `fetch` memory is asked for a chunk ahead,
+  // since neighbouring pages of a context lie anywhere: while keys are multiplied their values, while values are
+  // multiplied the next keys, at the end those of the next part.
+  int64_t chunk(int64_t r, int64_t position, const Partial* results, bool fetch, const Part* next) {
+    const int64_t row = part.rows[r], first_head = part.first_head, num_heads = part.num_heads;
+    const int64_t end = part.end_of(p, row), query_position = p.kv_lens[row] - 1;
+    const bool first_chunk = position == part.begin;
     // Units start at multiples of kLanes in their page and never leave it. A chunk ends behind one that is not
     // full, so that its columns are consecutive positions.
+    Unit units[kChunk / kLanes];
     const int64_t skipped = position % p.page_size % kLanes, first = position - skipped;
     int64_t num_units = 0, last = 0;
     do {
@@ -269,39 +284,41 @@ void decode_stored(const AttentionProblem& p, const Part& part, const Part* next
       for (int64_t h = 0; h < num_heads; ++h) {
         const uint8_t* stored = unit.keys + h * head_bytes;
         float* to = scores + h * group * stride + u * kLanes;
-        prefetch(stored + value_offset, unit_bytes);
-        if (first_chunk && u + 1 < num_units) prefetch(units[u + 1].keys + h * head_bytes, unit_bytes);
+        if (fetch) prefetch(stored + value_offset, unit_bytes);
+        if (fetch && first_chunk && u + 1 < num_units) prefetch(units[u + 1].keys + h * head_bytes, unit_bytes);
+        const int64_t query = r * row_numbers() + h * group * width;
         if (as_bfloat16) {
 #if VLLM_JAX_BF16_DOT
-          all_dots(narrow + h * group * width, reinterpret_cast<const uint16_t*>(stored), group, width, p.scale, to,
-                   stride);
+          all_dots(narrow + query, reinterpret_cast<const uint16_t*>(stored), group, width, p.scale, to, stride);
 #endif
         } else {
           const float* keys = S == Stored::kFloat32 && whole
                                   ? reinterpret_cast<const float*>(stored)
                                   : as_float<S>(stored, p.head_dim, unit.low, unit.high, converted);
-          all_dots(queries + h * group * width, keys, group, width, p.scale, to, stride);
+          all_dots(queries + query, keys, group, width, p.scale, to, stride);
         }
       }
     }
     for (int64_t h = 0; h < num_heads; ++h) {
       for (int64_t g = 0; g < group; ++g) {
+        const Partial& result = results[h];
         const float fade =
             softmax_row(p, scores + (h * group + g) * stride, columns, skipped, columns - kLanes + last,
-                        (first_head + h) * group + g, query_position - first, results[h].peak + g, results[h].total + g);
-        if (fade != 1.0f) scale_row(results[h].acc + g * width, width, fade);
+                        (first_head + h) * group + g, query_position - first, result.peak + g, result.total + g);
+        if (fade != 1.0f) scale_row(result.acc + g * width, width, fade);
       }
     }
     for (int64_t u = 0; u < num_units; ++u) {
       const Unit& unit = units[u];
       for (int64_t h = 0; h < num_heads; ++h) {
-        if (position + u * kLanes < end) {
+        if (fetch && position + u * kLanes < end) {
           prefetch(p.key_at(row, first_head + h, position + u * kLanes), unit_bytes);
         } else if (position == end && next != nullptr && h < next->num_heads) {
           constexpr int64_t kAll = kChunk / kLanes;
+          const int64_t next_row = next->rows[0], next_end = next->end_of(p, next_row);
           for (int64_t i = u * kAll / num_units; i < (u + 1) * kAll / num_units; ++i) {
             const int64_t from = next->begin + i * kLanes;
-            if (from < next->end) prefetch(p.key_at(next->row, next->first_head + h, from), unit_bytes);
+            if (from < next_end) prefetch(p.key_at(next_row, next->first_head + h, from), unit_bytes);
           }
         }
         const float* weights = scores + h * group * stride + u * kLanes + unit.low;
@@ -319,7 +336,32 @@ void decode_stored(const AttentionProblem& p, const Part& part, const Part* next
         }
       }
     }
-    first_chunk = false;
+    return position;
+  }
+};
+
+// Rows go through the pages they have in common chunk by chunk, one after the other: the chunk comes from memory for
+// the first one and from the cache for the others. Then each goes its own way.
+template <Stored S>
+void decode_stored(const AttentionProblem& p, const Part& part, const Part* next, const Partial* results,
+                   float* scratch) {
+  Decoder<S> decoder(p, part, scratch);
+  int64_t positions[kMostRows];
+  for (int64_t r = 0; r < part.num_rows; ++r) {
+    positions[r] = part.begin;
+    decoder.begin(r, results + r * part.num_heads);
+  }
+  while (positions[0] < part.apart) {
+    for (int64_t r = 0; r < part.num_rows; ++r) {
+      positions[r] = decoder.chunk(r, positions[r], results + r * part.num_heads, r == 0, nullptr);
+    }
+  }
+  for (int64_t r = 0; r < part.num_rows; ++r) {
+    const int64_t end = part.end_of(p, part.rows[r]);
+    const Part* last = r + 1 == part.num_rows ? next : nullptr;
+    while (positions[r] < end) {
+      positions[r] = decoder.chunk(r, positions[r], results + r * part.num_heads, true, last);
+    }
   }
 }
 

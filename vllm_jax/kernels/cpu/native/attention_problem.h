@@ -63,9 +63,17 @@ struct Partial {
   float* acc;    // [group, padded head dim]
 };
 
-// Some KV heads of a decoding row, over the positions [begin, end) of its context.
+constexpr int64_t kMostRows = 32;  // of a part
+
+// Some KV heads of decoding rows, over the positions from `begin` on to `end` or where a row's context ends. Rows
+// that are together have the same pages before `apart`.
 struct Part {
-  int64_t row, first_head, num_heads, begin, end;
+  const int64_t* rows;
+  int64_t num_rows, first_head, num_heads, begin, end, apart;
+
+  int64_t end_of(const AttentionProblem& p, int64_t row) const {
+    return end < p.kv_lens[row] ? end : p.kv_lens[row];
+  }
 };
 
 struct AttentionKernels {
@@ -75,10 +83,10 @@ struct AttentionKernels {
   void (*write)(const AttentionProblem&, int64_t row, int64_t begin, int64_t end, float* scratch);
   // Floats that they need beside what they are given.
   int64_t (*write_scratch)(const AttentionProblem&);
-  int64_t (*decode_scratch)(const AttentionProblem&, int64_t num_heads);
+  int64_t (*decode_scratch)(const AttentionProblem&, int64_t num_rows, int64_t num_heads);
   int64_t (*prefill_scratch)(const AttentionProblem&, int64_t tile);
-  // A row's only query over a part of its context -> a partial for each head. `next` is what this thread will
-  // probably do then, or null: its first keys are fetched.
+  // The only query of each row over a part of the context -> a partial for each row and head. `next` is what this
+  // thread will probably do then, or null: its first keys are fetched.
   void (*decode)(const AttentionProblem&, const Part&, const Part* next, const Partial* results, float* scratch);
   // Merges the partials of a whole context into the first, and stores the result.
   void (*finish)(const AttentionProblem&, int64_t row, int64_t kv_head, Partial* parts, int64_t num_parts);

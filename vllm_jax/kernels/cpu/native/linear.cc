@@ -26,6 +26,8 @@ struct Norm {
   float eps;
 };
 
+enum class Activation : int64_t { kNone, kGelu, kGeluTanh, kRelu, kSilu };
+
 // The functions of linear_kernel.h and the files it includes, where they are explained.
 struct Kernels {
   struct Products {
@@ -41,8 +43,8 @@ struct Kernels {
   Products bf16;
   bool bf16_wants_float_x;  // x is given in float32 for bfloat16 weights
   void (*normalise)(const Norm& norm, const void* x, bool bf16, int64_t rows, int64_t k, void* out);
-  void (*finish)(const float* sums, const void* bias, const void* residual, bool bf16, bool y_bf16, int64_t n,
-                 void* y);
+  void (*finish)(const float* sums, const void* bias, Activation activation, const void* residual, bool bf16,
+                 bool y_bf16, int64_t n, void* y);
   void (*finish_gated)(const float* gate, const void* gate_bias, const float* up, const void* up_bias, bool bf16,
                        int64_t n, void* y);
 };
@@ -260,12 +262,14 @@ class Arguments {
 //   x [rows, in], [norm: weight [in], for kind 4 and up also bias [in]], n weights [out_i, in],
 //   [bias: n vectors [out_i]], [residual: [rows, out_0]].
 // Results: n arrays [rows, out_i], float32 or in the dtype of x; with `gated` one array from two weights.
+// `activation` is an Activation, of each result; not with `gated` or `residual`.
 // `norm` is a Norm::Kind: 0 none, 1 RMS, 2 RMS scaled in float32, 3 layer norm with a weight, 4 with a bias too.
 ffi::Error linear(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t norm_kind,
-                  float eps, bool bias, bool gated, bool residual) {
+                  float eps, bool bias, bool gated, int64_t activation, bool residual) {
   const auto wrong = ffi::Error::InvalidArgument(
       "linear: x, weights, biases and residual must fit together, all float32 or all bfloat16");
   if (args.size() == 0 || rets.size() == 0 || (gated && rets.size() != 1)) return wrong;
+  if (activation != 0 && (gated || residual)) return wrong;
   auto x = args.get<ffi::AnyBuffer>(0).value();
   const ffi::DataType dtype = x.element_type();
   if ((dtype != ffi::F32 && dtype != ffi::BF16) || x.dimensions().size() != 2) return wrong;
@@ -336,7 +340,8 @@ ffi::Error linear(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingR
         if (gated) {
           kernels.finish_gated(row, some_bias, up + i * kOutsPerItem, at(parts[1].bias, o * size), bf16, outs, y);
         } else {
-          kernels.finish(row, some_bias, at(added, place * size), bf16, part.y_bf16, outs, y);
+          kernels.finish(row, some_bias, static_cast<Activation>(activation), at(added, place * size), bf16,
+                         part.y_bf16, outs, y);
         }
       }
     }
@@ -357,4 +362,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(vllm_jax_linear, vllm_jax::linear,
                                   .Attr<float>("eps")
                                   .Attr<bool>("bias")
                                   .Attr<bool>("gated")
+                                  .Attr<int64_t>("activation")
                                   .Attr<bool>("residual"));

@@ -1,5 +1,5 @@
-// What surrounds a product in a decoder layer: the norm before it; bias, residual and gate after it. Vectors of
-// float32 or bfloat16, with a part of a register at their end. No include guard: see linear_kernel.h.
+// What surrounds a product in a decoder layer: the norm before it; bias, activation, residual and gate after it.
+// Vectors of float32 or bfloat16, with a part of a register at their end. No include guard: see linear_kernel.h.
 
 // exp of x <= 0 after Cephes: e^x = 2^n e^r with |r| <= ln(2) / 2 and a polynomial in r; 0 below -87.
 static inline Floats exp_of(Floats x) {
@@ -22,10 +22,44 @@ static inline Floats exp_of(Floats x) {
   return x < -87.0f ? zero : e * scale;
 }
 
-// x / (1 + e^-x), without an overflow.
-static inline Floats silu(Floats x) {
+// 1 / (1 + e^-x), without an overflow.
+static inline Floats sigmoid(Floats x) {
   const Floats e = exp_of(x < 0.0f ? x : -x);
-  return x * ((x < 0.0f ? e : 1.0f + (e - e)) / (1.0f + e));
+  return (x < 0.0f ? e : 1.0f + (e - e)) / (1.0f + e);
+}
+
+static inline Floats silu(Floats x) { return x * sigmoid(x); }
+
+// x / 2 erfc(-x / sqrt(2)). erfc(z) = t e^(p(t) - z^2) with t = 1 / (1 + z / 2), z >= 0, to 1.2e-7 of itself: the
+// Chebyshev fit of Press et al., Numerical Recipes, 6.2.
+static inline Floats gelu(Floats x) {
+  const Floats z = (x < 0.0f ? -x : x) * 0.707106781f;
+  const Floats t = 1.0f / (1.0f + 0.5f * z);
+  Floats p = t * 0.17087277f - 0.82215223f;
+  p = p * t + 1.48851587f;
+  p = p * t - 1.13520398f;
+  p = p * t + 0.27886807f;
+  p = p * t - 0.18628806f;
+  p = p * t + 0.09678418f;
+  p = p * t + 0.37409196f;
+  p = p * t + 1.00002368f;
+  p = p * t - 1.26551223f;
+  const Floats tail = t * exp_of(p - z * z);
+  return 0.5f * x * (x < 0.0f ? tail : 2.0f - tail);
+}
+
+// x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x times the sigmoid of 2 u.
+static inline Floats gelu_tanh(Floats x) { return x * sigmoid(1.595769122f * (x + 0.044715f * x * x * x)); }
+
+static inline Floats activate(Floats x, Activation activation) {
+  const Floats zero = {};
+  switch (activation) {
+    case Activation::kGelu: return gelu(x);
+    case Activation::kGeluTanh: return gelu_tanh(x);
+    case Activation::kRelu: return x < 0.0f ? zero : x;
+    case Activation::kSilu: return silu(x);
+    default: return x;
+  }
 }
 
 // out[rows, k] = the norm of x[rows, k], rounded as layers/norm.py rounds.
@@ -67,12 +101,13 @@ static inline Floats finished(const float* sums, const void* bias, bool bf16, in
   return bias == nullptr ? v : v + read(bias, bf16, i, n);
 }
 
-// y[n] = sums + bias, rounded, then + residual; bias and residual may be null. bf16 is the dtype of bias and
-// residual, y_bf16 that of y.
-static void finish(const float* sums, const void* bias, const void* residual, bool bf16, bool y_bf16, int64_t n,
-                   void* y) {
+// y[n] = sums + bias, rounded, then its activation, or + residual; bias and residual may be null. bf16 is the dtype
+// of bias and residual, y_bf16 that of y.
+static void finish(const float* sums, const void* bias, Activation activation, const void* residual, bool bf16,
+                   bool y_bf16, int64_t n, void* y) {
   for (int64_t i = 0; i < n; i += VLLM_JAX_WIDTH) {
     Floats v = finished(sums, bias, bf16, i, n);
+    if (activation != Activation::kNone) v = activate(rounded(v, y_bf16), activation);
     if (residual != nullptr) v = rounded(v, y_bf16) + read(residual, bf16, i, n);
     write(y, y_bf16, i, n, v);
   }

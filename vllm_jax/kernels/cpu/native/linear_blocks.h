@@ -173,8 +173,13 @@ static void block_product(const void* x_, const void* w_, int64_t rows, int64_t 
                           int64_t ldy) {
   auto* x = static_cast<const float*>(x_);
   auto* w = static_cast<const typename T::W*>(w_);
+  // Rows of a weight that are a multiple of 4 KiB apart meet in a few lines of the first-level cache: twelve of them,
+  // those of the next tile and x are more than it holds there.
+  const bool collide = k * sizeof(typename T::W) % 4096 == 0;
   int64_t o = 0;
-  if (VLLM_JAX_WIDTH == 16 && block_vectors(rows) == 1) o = block_columns<T, 12>(x, w, rows, outs, k, y, ldy, o);
+  if (VLLM_JAX_WIDTH == 16 && block_vectors(rows) == 1 && !collide) {
+    o = block_columns<T, 12>(x, w, rows, outs, k, y, ldy, o);
+  }
   o = block_columns<T, 8>(x, w, rows, outs, k, y, ldy, o);
   o = block_columns<T, 4>(x, w, rows, outs, k, y, ldy, o);
   block_columns<T, 1>(x, w, rows, outs, k, y, ldy, o);
