@@ -8,6 +8,10 @@ from pathlib import Path
 import jax
 import pytest
 import tiny_models
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None)  # machines stall, and nothing here is timed
+settings.load_profile("suite")
 
 # Tests run offline, whatever the machine allows; set before any hub code is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"

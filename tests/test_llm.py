@@ -317,8 +317,8 @@ def test_an_interrupt_leaves_the_engine_whole(llm, oracle) -> None:
     expected = tiny_models.greedy(oracle, prompt, 12)
     for delay in np.linspace(0.002, 0.06, 12):
         timer = threading.Timer(delay, signal.raise_signal, [signal.SIGINT])
-        timer.start()
         with suppress(KeyboardInterrupt):
+            timer.start()
             complete(llm, [{"prompt_token_ids": [5 + i] * 40} for i in range(6)], long)
             timer.join()
         assert llm._engine.num_requests == 0 and llm._engine.num_used_blocks == 0

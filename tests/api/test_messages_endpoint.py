@@ -247,7 +247,7 @@ def test_thinking_and_effort_reach_the_template(make_client: Any) -> None:
 
 def test_strict_params(make_client: Any) -> None:
     strict = make_client(api={"strict_params": True})
-    assert ask(strict, metadata={"user_id": "u"}, service_tier="auto")["content"]
+    assert ask(strict, metadata={"user_id": "u"}, service_tier="auto", **GREEDY)["content"]
     assert "max_token" in ask(strict, 400, max_token=1)["error"]["message"]
 
 
@@ -280,7 +280,7 @@ def test_unknown_keys_inside_are_named_too(
     ask(client, **body)
     assert f"unknown fields are ignored: {where}" in caplog.text
     known = block(cache_control={"type": "ephemeral"}, citations=None)
-    assert ask(strict, **known)["content"]
+    assert ask(strict, **known, **GREEDY)["content"]
 
 
 def test_an_unexpected_failure_has_anthropics_shape(

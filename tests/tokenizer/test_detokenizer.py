@@ -93,6 +93,7 @@ def test_any_tokens(tokenizer, data, options):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), text=st.text(max_size=25) | st.sampled_from(TEXTS), options=options_strategy())
 def test_any_text_split_anywhere(tokenizer, data, text, options):
+    text = text.replace("\ufffd", "\u20ac")  # half of U+FFFD decodes to U+FFFD: the oracle cannot tell
     ids = tokenizer.encode(text, add_special_tokens=data.draw(st.booleans()))
     cut = data.draw(st.integers(0, len(ids)))
     pieces = stream(tokenizer, ids[:cut], ids[cut:], **options)
