@@ -26,6 +26,7 @@ from api.routes import (
     tokenize,
 )
 from api.serving.context import ServerContext
+from api.trailing_slash import TrailingSlashMiddleware
 from vllm_jax import __version__
 
 DESCRIPTION = """
@@ -90,4 +91,5 @@ def create_app(context: ServerContext) -> FastAPI:
             allow_credentials=http.allow_credentials,
         )
     app.add_middleware(HttpMetricsMiddleware, metrics=context.engine.metrics)
+    app.add_middleware(TrailingSlashMiddleware)
     return app

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request, Response
 
-from api.parsers.events import Event
 from api.protocol.chat import (
     ChatChoice,
     ChatChunkChoice,
@@ -16,6 +16,7 @@ from api.protocol.chat import (
     ChatCompletionRequest,
     ChatCompletionResponse,
     ChatDelta,
+    ChatLogprob,
     ChatLogprobs,
 )
 from api.serving.answer import AnswerHead, AnswerOptions, check_finish, id_headers, json_response
@@ -71,8 +72,10 @@ class ChatAnswer:
         params = plan.params
         self._params = params
         self._reading = plan.reading
-        self._readers = [AnswerReader(plan.reading) for _ in range(params.n)]
+        streamed = bool(body.stream)
+        self._readers = [AnswerReader(plan.reading, streamed=streamed) for _ in range(params.n)]
         self._deltas = [ChatDeltas(plan.reading) for _ in range(params.n)]
+        self._unsent = [_Tokens() for _ in range(params.n)]
         self._head = AnswerHead(request_id, plan.model)
         self._prompt_token_ids = plan.prompt.token_ids
         self._options = AnswerOptions.of(body, context.config, has_tokenizer=True)
@@ -130,10 +133,8 @@ class ChatAnswer:
                     took = self._timing(delta)
                 for output in delta.outputs:
                     check_finish(output)
-                    reader = self._readers[output.index]
-                    events = reader.read(output.text, finished=output.finished)
-                    if events or self._says_something(output):
-                        yield self._chunk(self._chunk_choice(output, reader, events))
+                    for choice in self._chunk_choices(output):
+                        yield self._chunk(choice)
             if self._options.usage:
                 yield ChatCompletionChunk(**self._chunk_head, choices=[], usage=self._usage.usage, **took)
 
@@ -161,23 +162,26 @@ class ChatAnswer:
             token_ids=output.token_ids if self._options.token_ids else None,
         )
 
-    def _chunk_choice(
-        self, output: CompletionOutput, reader: AnswerReader, events: list[Event]
-    ) -> ChatChunkChoice:
-        shown: dict[str, Any] = {
-            "logprobs": self._logprobs(output),
-            "finish_reason": reader.finish_reason(output.finish_reason),
-        }
-        if output.finished:
-            shown["stop_reason"] = output.stop_reason
-        if self._options.token_ids:
-            shown["token_ids"] = output.token_ids
-        delta = self._deltas[output.index].delta(events)
-        return ChatChunkChoice(index=output.index, delta=delta, **shown)
+    def _chunk_choices(self, output: CompletionOutput) -> Iterator[ChatChunkChoice]:
+        """What is new, a delta a choice: the first tells of the tokens, the last how the answer ended.
 
-    def _says_something(self, output: CompletionOutput) -> bool:
-        # A token whose text is held back (half a character, the start of a mark) is no event.
-        return bool(output.finished or output.logprobs or self._options.token_ids)
+        Tokens whose text is held back (half a character, the start of a mark) wait for the next delta.
+        """
+        reader, unsent = self._readers[output.index], self._unsent[output.index]
+        unsent.add(output.token_ids, self._logprobs(output))
+        deltas = self._deltas[output.index].deltas(reader.read(output.text, finished=output.finished))
+        if output.finished and not deltas:
+            deltas = [ChatDelta(content="") if self._reading.only_content else ChatDelta()]
+        for i, delta in enumerate(deltas):
+            shown: dict[str, Any] = {"logprobs": None, "finish_reason": None}
+            if i == 0:
+                token_ids, shown["logprobs"] = unsent.take()
+                if self._options.token_ids:
+                    shown["token_ids"] = token_ids
+            if output.finished and i == len(deltas) - 1:
+                shown["finish_reason"] = reader.finish_reason(output.finish_reason)
+                shown["stop_reason"] = output.stop_reason
+            yield ChatChunkChoice(index=output.index, delta=delta, **shown)
 
     def _logprobs(self, output: CompletionOutput) -> ChatLogprobs | None:
         if self._params.logprobs is None or output.logprobs is None:
@@ -192,3 +196,23 @@ class ChatAnswer:
         if self._options.continuous_usage:
             more["usage"] = self._usage.usage
         return ChatCompletionChunk(**self._chunk_head, choices=[choice], **more)
+
+
+@dataclass
+class _Tokens:
+    """What there is to tell of tokens that no delta has been sent for."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[ChatLogprob] | None = None
+
+    def add(self, token_ids: Sequence[int], logprobs: ChatLogprobs | None) -> None:
+        """Puts more behind what there is."""
+        self.token_ids += token_ids
+        if logprobs is not None:
+            self.logprobs = (self.logprobs or []) + (logprobs.content or [])
+
+    def take(self) -> tuple[list[int], ChatLogprobs | None]:
+        """All of it, once."""
+        taken = self.token_ids, None if self.logprobs is None else ChatLogprobs(content=self.logprobs)
+        self.token_ids, self.logprobs = [], None
+        return taken

@@ -20,8 +20,7 @@ from api.serving.reading import Reading
 def whole_message(events: Sequence[Event], role: str, echo: str, reading: Reading) -> ChatResponseMessage:
     """The message of a whole answer.
 
-    A call that was cut off has the beginning of its arguments, as a stream would have sent it. Content is
-    null where there are calls, or reasoning, and no text, or where an enforced call has not begun.
+    Content is null where there are calls, or reasoning, and no text; where calls are enforced it is empty.
     """
     content, reasoning = echo, ""
     calls: list[ToolCall] = []
@@ -35,10 +34,10 @@ def whole_message(events: Sequence[Event], role: str, echo: str, reading: Readin
                 calls.append(ToolCall(id=id, function=FunctionCall(name=name, arguments="")))
             case CallArguments(text):
                 calls[-1].function.arguments += text
-    said_otherwise = bool(calls or reasoning or reading.tools.enforced)
+    null = not content and bool(calls or reasoning) and not reading.tools.enforced
     message = ChatResponseMessage(
         role=role,
-        content=None if said_otherwise and not content else content,
+        content=None if null else content,
         reasoning=reasoning or None,
         reasoning_content=reasoning or None,
     )
@@ -54,40 +53,39 @@ class ChatDeltas:
 
     def __init__(self, reading: Reading):
         self._legacy = reading.tools.legacy
-        self._only_content = reading.only_content
         self._calls = 0
 
-    def delta(self, events: Sequence[Event]) -> ChatDelta:
-        """What is new. A call's first delta has its id, type and name."""
-        content = "".join(event.text for event in events if isinstance(event, Content))
-        reasoning = "".join(event.text for event in events if isinstance(event, Reasoning))
-        shown: dict[str, Any] = {}
-        if reasoning:
-            shown.update(reasoning=reasoning, reasoning_content=reasoning)
-        if content or self._only_content:
-            shown["content"] = content
-        if calls := self._call_deltas(events):
-            if self._legacy:
-                shown["function_call"] = calls[0].function
-            else:
-                shown["tool_calls"] = calls
-        return ChatDelta(**shown)
-
-    def _call_deltas(self, events: Sequence[Event]) -> list[ToolCallDelta]:
-        deltas: list[ToolCallDelta] = []
-        fresh = False  # whether the last delta is one of the call that is being written
-        for event in events:
+    def deltas(self, events: Sequence[Event]) -> list[ChatDelta]:
+        """What is new, in order: text, or the beginning of one call (without arguments), or more of it."""
+        made: list[ChatDelta] = []
+        for event in _joined(events):
             match event:
+                case Content(text):
+                    made.append(ChatDelta(content=text))
+                case Reasoning(text):
+                    made.append(ChatDelta(reasoning=text, reasoning_content=text))
                 case CallStart(name, id):
-                    function = FunctionCallDelta(name=name, arguments="")
-                    deltas.append(ToolCallDelta(index=self._calls, id=id, type="function", function=function))
                     self._calls += 1
-                    fresh = True
-                case CallArguments(text) if fresh:
-                    function = deltas[-1].function
-                    function.arguments = (function.arguments or "") + text
+                    made.append(
+                        self._call(FunctionCallDelta(name=name, arguments=""), id=id, type="function")
+                    )
                 case CallArguments(text):
-                    function = FunctionCallDelta(arguments=text)
-                    deltas.append(ToolCallDelta(index=self._calls - 1, function=function))
-                    fresh = True
-        return deltas
+                    made.append(self._call(FunctionCallDelta(arguments=text)))
+        return made
+
+    def _call(self, function: FunctionCallDelta, **once: Any) -> ChatDelta:
+        if self._legacy:
+            return ChatDelta(function_call=function)
+        return ChatDelta(tool_calls=[ToolCallDelta(index=self._calls - 1, function=function, **once)])
+
+
+def _joined(events: Sequence[Event]) -> list[Event]:
+    """The events, with neighbours of one kind made one."""
+    joined: list[Event] = []
+    for event in events:
+        last = joined[-1] if joined else None
+        if isinstance(event, (Content, Reasoning, CallArguments)) and isinstance(last, type(event)):
+            joined[-1] = type(event)(last.text + event.text)
+        else:
+            joined.append(event)
+    return joined

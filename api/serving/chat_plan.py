@@ -14,6 +14,7 @@ from api.serving.context import ServerContext
 from api.serving.prompts import Prompt
 from api.serving.reading import Reading
 from api.serving.sampling import chat_params, check_stream_fields
+from api.serving.template_kwargs import adopt_template_kwargs
 from api.serving.tools import read_tools
 from vllm_jax.sampling_params import SamplingParams
 
@@ -31,12 +32,15 @@ class ChatPlan:
 async def plan_chat(
     context: ServerContext, body: ChatCompletionRequest, request_id: str, *, strict: bool
 ) -> ChatPlan:
-    """Checks a chat request and makes its prompt. ``strict`` refuses unknown fields.
+    """Checks a chat request (mutates ``body``: see :func:`adopt_template_kwargs`) and makes its prompt.
+
+    ``strict`` refuses unknown fields.
 
     Raises:
         ApiError, InvalidRequestError: the request cannot be honoured; the field is named.
     """
     check_fields(body, request_id, strict=strict)
+    adopt_template_kwargs(body)
     model = context.models.resolve(body.model)
     check_stream_fields(body)
     params = chat_params(body, context.engine.info, turn_end_ids=context.prompts.turn_end_ids)

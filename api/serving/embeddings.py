@@ -34,6 +34,7 @@ async def create_embeddings(context: ServerContext, body: EmbeddingRequest, requ
 
     Raises:
         ApiError, InvalidRequestError: the request cannot be honoured; the field is named.
+        ApiError: 501, the model has no pooling.
         EngineDeadError: the engine has failed.
         ClientDisconnect: the client has gone; the request was aborted.
     """
@@ -42,10 +43,12 @@ async def create_embeddings(context: ServerContext, body: EmbeddingRequest, requ
     model = context.models.resolve(body.model)
     info = context.engine.info
     if info.pooling is None:
-        raise bad_request(
+        raise ApiError(
+            501,
             f"The model `{model}` generates text and serves no embeddings. A model with a last-token pooling "
             "does; --runner pooling makes one of any model.",
-            "model",
+            type="NotImplementedError",
+            param="model",
         )
     if body.messages is not None:
         raise bad_request("messages cannot be honoured: send the text itself as input.", "messages")

@@ -30,7 +30,8 @@ async def create_message(context: ServerContext, body: MessagesRequest, request:
     check_message_fields(body, message_id, strict=context.config.api.strict_params)
     with own_names(OWN_NAMES):
         chat = chat_request(body)
-        turn = await while_connected(request.receive, start_turn(context, chat, request, message_id))
+        starting = start_turn(context, chat, request, message_id, streamed=bool(body.stream))
+        turn = await while_connected(request.receive, starting)
     info = context.engine.info
     told = context.config.api.enable_prompt_tokens_details and info.enable_prefix_caching
     builder = MessageBuilder(message_id, turn, cache_block=info.block_size if told else None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from api.errors import bad_request
 from api.parsers.answer import AnswerParser
 from api.parsers.enforced import answer_or_calls, named_call, required_calls
-from api.parsers.events import CallEnd, CallStart, Content, Event, Parser, Reasoning
+from api.parsers.events import CallArguments, CallEnd, CallStart, Content, Event, Parser, Reasoning
 from api.parsers.harmony import harmony
 from api.parsers.reasoning.thinking import Opening, thinking
 from api.parsers.registry import (
@@ -100,6 +100,7 @@ class Reading:
         """
         reading, output = self, params.structured_output
         if self.tools.enforced:
+            self._check_format(output)
             output = self._enforced()
         elif self.tools.mode == "auto" and output is not None:
             reading, output = dataclasses.replace(self, either=True), self._either(output)
@@ -109,6 +110,18 @@ class Reading:
             output = self._behind_reasoning(output)
         return reading, dataclasses.replace(
             params, structured_output=output, shown_special_token_ids=self._shown(tokenizer)
+        )
+
+    def _check_format(self, output: StructuredOutput | None) -> None:
+        """What calls leave no room for. JSON of ``response_format`` is about content, which may stay away."""
+        as_with_openai = output is not None and (output.json_object or output.json_schema is not None)
+        if output is None or (output.param == "response_format" and as_with_openai):
+            return
+        choice = "function_call" if self.tools.legacy else "tool_choice"
+        raise bad_request(
+            f"{output.param} or tools that {choice} makes the model call, not both: there is one answer, and "
+            "calls have a form of their own.",
+            output.param,
         )
 
     def _enforced(self) -> StructuredOutput:
@@ -224,10 +237,16 @@ class Reading:
 
 
 class AnswerReader:
-    """Reads one of the ``n`` answers to a request while it is written."""
+    """Reads one of the ``n`` answers to a request while it is written.
 
-    def __init__(self, reading: Reading):
+    An enforced call that is cut off before its end is no call. A stream has sent its beginning by then; where
+    the answer is not ``streamed``, calls come when they are complete.
+    """
+
+    def __init__(self, reading: Reading, *, streamed: bool):
         self._reading = reading
+        self._waits_for_ends = reading.tools.enforced and not streamed
+        self._call: list[Event] = []  # the one that is waited for
         self._parser = reading.parser()
         self._calls = 0
         self._skipping = False  # inside a call beyond the one that is allowed
@@ -241,7 +260,11 @@ class AnswerReader:
         events = self._parser.feed(text)
         if finished:
             events += self._parser.finish()
-        return [shown for event in events if (shown := self._shown(event)) is not None]
+        shown = [kept for event in events if (kept := self._shown(event)) is not None]
+        if self._waits_for_ends:
+            shown = self._complete(shown)
+        self.called = self.called or any(isinstance(event, CallStart) for event in shown)
+        return shown
 
     def finish_reason(self, reason: FinishReason | None) -> ChatFinishReason | None:
         """The reason as clients expect it of an answer that calls tools: "tool_calls" or "function_call".
@@ -258,7 +281,6 @@ class AnswerReader:
             case CallStart(name):
                 self._skipping = self._calls > 0 and not self._reading.tools.parallel
                 self._calls += not self._skipping
-                self.called = True
                 return None if self._skipping else CallStart(name, self._reading.call_id())
             case CallEnd():
                 return None if self._skipping else event
@@ -267,3 +289,18 @@ class AnswerReader:
             case Reasoning(text):
                 return event if text and self._reading.include_reasoning else None
         return None if self._skipping or not event.text else event
+
+    def _complete(self, events: list[Event]) -> list[Event]:
+        """The events without those of calls that have not come to their end."""
+        complete: list[Event] = []
+        for event in events:
+            match event:
+                case CallStart():
+                    self._call = [event]
+                case CallArguments():
+                    self._call.append(event)
+                case CallEnd():
+                    complete += [*self._call, event] if event.complete else []
+                case _:
+                    complete.append(event)
+        return complete

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 
 from fastapi import Request
 
 from api.errors import bad_request
+
+logger = logging.getLogger(__name__)
 
 MAX_LENGTH = 128
 HEADER = "x-request-id"
@@ -16,10 +19,16 @@ _PRIORITY_HEADER = "x-vllm-priority"
 def choose_request_id(request: Request, in_body: str | None) -> str:
     """The header X-Request-Id, else the body's ``request_id``, else a fresh id.
 
+    A header that is too long counts as none, since proxies set it, too: no client could do anything about it.
+
     Raises:
-        ApiError: 400, the client's id is empty, too long, or has unprintable characters.
+        ApiError: 400, the client's id is empty, too long (in the body), or has unprintable characters.
     """
-    for name, value in (("X-Request-Id", request.headers.get(HEADER)), ("request_id", in_body)):
+    header = request.headers.get(HEADER)
+    if header is not None and len(header) > MAX_LENGTH:
+        logger.warning("X-Request-Id of %d characters is ignored: %d at most", len(header), MAX_LENGTH)
+        header = None
+    for name, value in (("X-Request-Id", header), ("request_id", in_body)):
         if value is None:
             continue
         if not is_request_id(value):

@@ -223,7 +223,7 @@ def _tool_fields(body: ResponsesRequest) -> dict[str, Any]:
     tools = body.tools or []
     for i, tool in enumerate(tools):
         kind = tool.get("type")
-        if kind != "function":
+        if kind not in (None, "function"):
             shown = printable(str(kind), 64)
             raise bad_request(
                 f"tools[{i}]: tools of type {shown!r} are not supported, only functions.", "tools"
@@ -233,7 +233,7 @@ def _tool_fields(body: ResponsesRequest) -> dict[str, Any]:
         if choice.get("type") == "allowed_tools":
             tools = _allowed(tools, choice)
             choice = choice.get("mode", "auto")
-        elif choice.get("type") == "function":
+        elif choice.get("type") in (None, "function"):
             choice = {"type": "function", "function": {"name": choice.get("name")}}
         else:
             shown = printable(str(choice.get("type")), 64)

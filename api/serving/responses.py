@@ -53,7 +53,8 @@ async def create_response(context: ServerContext, body: ResponsesRequest, reques
             chat = await while_connected(
                 request.receive, _chat_request(context, body, [*earlier, *own], request_id)
             )
-            turn = await while_connected(request.receive, start_turn(context, chat, request, request_id))
+            starting = start_turn(context, chat, request, request_id, streamed=bool(body.stream))
+            turn = await while_connected(request.receive, starting)
         response = _response(response_id, body, turn, store=store)
         run = ResponseRun(response, turn, cached_tokens=context.config.api.enable_prompt_tokens_details)
         stored = StoredResponse(response, own, owner)

@@ -61,7 +61,7 @@ def _response_format(given: ResponseFormat) -> dict[str, Any]:
     named = given.json_schema
     if named is None or named.schema_ is None:
         raise bad_request(
-            "response_format of type json_schema needs its schema in json_schema.schema.", "response_format"
+            "response_format of type json_schema: json_schema.schema must be provided.", "response_format"
         )
     return {
         "json_schema": _schema_text(named.schema_),

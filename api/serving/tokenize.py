@@ -12,6 +12,7 @@ from api.protocol.tokenize import (
 )
 from api.protocol.unsupported import report_unknown
 from api.serving.context import ServerContext
+from api.serving.template_kwargs import adopt_template_kwargs
 
 
 async def tokenize(context: ServerContext, body: TokenizeRequest) -> TokenizeResponse:
@@ -29,6 +30,7 @@ async def tokenize(context: ServerContext, body: TokenizeRequest) -> TokenizeRes
             body.prompt, add_special_tokens=body.add_special_tokens is not False
         )
     else:
+        adopt_template_kwargs(body)
         ids = await context.prompts.encode_chat(
             body, body.messages or [], add_special_tokens=bool(body.add_special_tokens)
         )

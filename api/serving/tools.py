@@ -101,7 +101,7 @@ def check_tools(tools: Sequence[Mapping[str, Any]], param: str = "tools") -> tup
 
 def _check_tool(tool: Mapping[str, Any], where: str, param: str) -> Tool:
     kind = tool.get("type")
-    if kind != "function":
+    if kind not in (None, "function"):
         raise bad_request(
             f'{where}.type must be "function", got {printable(repr(kind), 40)}: the server runs no tools.',
             param,
@@ -129,7 +129,7 @@ def _check_tool(tool: Mapping[str, Any], where: str, param: str) -> Tool:
     if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
         raise bad_request(f'{where}.parameters must be a JSON schema of type "object".', param)
     given = {key: value for key, value in function.items() if value is not None}
-    declared = {**tool, "function": {**given, "parameters": parameters}}
+    declared = {**tool, "type": "function", "function": {**given, "parameters": parameters}}
     return Tool(
         name, {**parameters, "additionalProperties": False} if closed else parameters, declared, bool(strict)
     )
@@ -138,7 +138,7 @@ def _check_tool(tool: Mapping[str, Any], where: str, param: str) -> Tool:
 def _read_choice(choice: Any, tools: tuple[Tool, ...]) -> tuple[ToolMode, tuple[Tool, ...]]:
     if choice in ("none", "auto", "required"):
         return choice, () if choice == "none" else tools
-    if isinstance(choice, Mapping) and choice.get("type") == "function":
+    if isinstance(choice, Mapping) and choice.get("type") in (None, "function"):
         function = choice.get("function")
         name = function.get("name") if isinstance(function, Mapping) else None
         return "named", (_find(name, tools, "tool_choice"),)

@@ -43,14 +43,17 @@ class TurnDelta:
 
 
 class Turn:
-    """A running answer. ``model`` is the served name; ``prompt`` what the model was asked."""
+    """A running answer. ``model`` is the served name; ``prompt`` what the model was asked.
 
-    def __init__(self, context: ServerContext, plan: ChatPlan, stream: Deltas):
+    ``streamed``: the client sees it while it is made.
+    """
+
+    def __init__(self, context: ServerContext, plan: ChatPlan, stream: Deltas, *, streamed: bool):
         self.model = plan.model
         self.prompt = plan.prompt
         self.params = params = plan.params
         self._stream = stream
-        self._reader = AnswerReader(plan.reading)
+        self._reader = AnswerReader(plan.reading, streamed=streamed)
         self._reasoning = ReasoningTokens.of(plan, context.engine.tokenizer)
         self._usage = UsageCounter([len(plan.prompt.token_ids)], details=True)
         self._format_logprobs = ChatLogprobsFormat(
@@ -103,9 +106,14 @@ async def prepare_turn(
 
 
 async def start_turn(
-    context: ServerContext, body: ChatCompletionRequest, request: Request, request_id: str
+    context: ServerContext,
+    body: ChatCompletionRequest,
+    request: Request,
+    request_id: str,
+    *,
+    streamed: bool,
 ) -> Turn:
-    """Runs a chat request with ``n`` 1.
+    """Runs a chat request with ``n`` 1; ``streamed`` as for :class:`Turn`.
 
     Raises:
         ApiError, InvalidRequestError: the request cannot be honoured; the field of ``body`` is named.
@@ -113,4 +121,4 @@ async def start_turn(
     """
     plan = await plan_chat(context, body, request_id, strict=False)
     [stream] = await context.start(request, request_id, body, [plan.prompt], plan.params)
-    return Turn(context, plan, stream)
+    return Turn(context, plan, stream, streamed=streamed)

@@ -233,6 +233,15 @@ def test_texts_that_cannot_fit_are_refused_unread(client: TestClient) -> None:
     assert error["param"] == "input_tokens" and "characters" in error["message"]
 
 
+def test_min_tokens_must_fit_behind_the_prompt(client: TestClient) -> None:
+    ids = ask(client, max_tokens=1, return_token_ids=True)["prompt_token_ids"]
+    room = tiny_models.MAX_LEN - len(ids)
+    assert ask(client, min_tokens=room)["usage"]["completion_tokens"] == room
+    for limit in ({}, {"max_tokens": room + 1}):
+        error = ask(client, 400, min_tokens=room + 1, **limit)
+        assert error["param"] == "min_tokens" and f"room for {room}" in error["message"]
+
+
 def test_max_completion_tokens_wins(client: TestClient) -> None:
     assert ask(client, max_completion_tokens=2, max_tokens=9, **GREEDY)["usage"]["completion_tokens"] == 2
 
@@ -403,7 +412,7 @@ def test_model_names(client: TestClient) -> None:
     }
 
 
-def test_request_ids(client: TestClient, make_client: Any) -> None:
+def test_request_ids(client: TestClient, make_client: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert ask(client, max_tokens=1, request_id="mine")["id"] == "chatcmpl-mine"
     talkative = make_client(api={"enable_request_id_headers": True})
     response = talkative.post(
@@ -418,6 +427,11 @@ def test_request_ids(client: TestClient, make_client: Any) -> None:
     assert talkative.get("/health", headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
     for path, headers in (("/health", {}), ("/nowhere", {}), ("/version", {"X-Request-Id": "x" * 999})):
         assert len(talkative.get(path, headers=headers).headers["x-request-id"]) == 32
+    long = client.post(
+        CHAT, json={"messages": MESSAGES, "max_tokens": 1}, headers={"X-Request-Id": "x" * 129}
+    )
+    assert long.status_code == 200 and len(long.json()["id"]) == len("chatcmpl-") + 32
+    assert "X-Request-Id of 129 characters is ignored" in caplog.text
     assert "x-request-id" not in client.post(CHAT, json={"messages": MESSAGES, "max_tokens": 1}).headers
 
 

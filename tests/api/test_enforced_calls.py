@@ -25,6 +25,7 @@ SCRIPTS = {
     "object": '{ "color": "green", "times": 42 }',
     "calls": '[{"name":"move","parameters":{"by":[true]}}]',
     "form": '{ "ok": true }',
+    "pair": '[{"name":"paint","parameters":{"color":"red"}},{"name":"paint","parameters":{"color":"green"}}]',
     "</think>": "No tools, please. Words only!",
     "<think>": 'Red it is.</think>[{"name":"paint","parameters":{"color":"red","times":2}}] and more',
 }
@@ -66,7 +67,7 @@ def named(name: str) -> dict[str, Any]:
 
 def check_calls(message: dict[str, Any]) -> list[str]:
     """All calls of a message satisfy their schemas; returns their names."""
-    assert message["content"] is None
+    assert message["content"] == ""
     calls = message.get("tool_calls", [])
     for call in calls:
         arguments = json.loads(call["function"]["arguments"])
@@ -102,31 +103,89 @@ def test_named_calls(http: httpx.Client) -> None:
     assert choice["message"]["function_call"] == {"name": "paint", "arguments": SCRIPTS["early"]}
 
 
-def test_a_required_call_that_was_cut_off(http: httpx.Client) -> None:
-    [begun] = ask(http, max_tokens=1, tool_choice=named("paint"))["choices"]
-    [call] = begun["message"]["tool_calls"]
-    assert call["function"]["name"] == "paint" and call["function"]["arguments"].startswith("{")
-    [nothing] = ask(http, max_tokens=1, tool_choice="required")["choices"]
-    assert "tool_calls" not in nothing["message"]
-    for answer in (begun, nothing):
-        assert answer["finish_reason"] == "length" and answer["message"]["content"] is None
+CUT: list[tuple[Any, str, int, int]] = [
+    ("required", "pair", 1, 0),
+    ("required", "pair", 32, 0),
+    ("required", "pair", 78, 1),
+    (named("paint"), "early", 1, 0),
+    (named("paint"), "early", 12, 0),
+]
+"""A choice, a script, at how many characters it is cut, and how many calls are complete by then."""
+
+
+def cut_script(http: httpx.Client, script: str, characters: int) -> dict[str, Any]:
+    """The fields that make the model say a beginning of a script."""
+    beginning = {"prompt": SCRIPTS[script][:characters], "add_special_tokens": False}
+    tokens = http.post("/tokenize", json=beginning).json()["count"]
+    kwargs = {"script": script}
+    return {
+        "temperature": 0,
+        "reasoning_effort": None,
+        "chat_template_kwargs": kwargs,
+        "max_tokens": tokens,
+    }
+
+
+@pytest.mark.parametrize(("choice", "script", "characters", "complete"), CUT)
+def test_an_enforced_call_that_was_cut_off_is_none(
+    http: httpx.Client, choice: Any, script: str, characters: int, complete: int
+) -> None:
+    """A stream has sent its beginning and cannot take it back: the one way in which whole answers differ."""
+    body = {"tool_choice": choice, **cut_script(http, script, characters)}
+    [whole] = ask(http, **body)["choices"]
+    assert whole["finish_reason"] == "length" and len(check_calls(whole["message"])) == complete
+    assert ("tool_calls" in whole["message"]) is (complete > 0)
+    [calls], finals = streamed(http, n=1, **body)
+    kept = [call["function"] for call in whole["message"].get("tool_calls", [])]
+    assert calls[:complete] == kept and finals == ["length"]
+    for broken in calls[complete:]:
+        assert broken["name"] == "paint" and broken["arguments"] and broken["arguments"] in SCRIPTS[script]
+    assert len(calls) - complete == (characters > 1 or choice != "required")
+
+
+def test_a_stop_string_inside_of_an_enforced_call_leaves_none(http: httpx.Client) -> None:
+    body = {"tool_choice": "required", **cut_script(http, "pair", 200), "stop": "green"}
+    [choice] = ask(http, **body)["choices"]
+    assert check_calls(choice["message"]) == ["paint"] and choice["finish_reason"] == "tool_calls"
+    [choice] = ask(http, **body | {"stop": "red"})["choices"]
+    assert check_calls(choice["message"]) == [] and choice["finish_reason"] == "stop"
+
+
+def streamed(http: httpx.Client, n: int, **body: Any) -> tuple[list[list[dict[str, str]]], list[str]]:
+    """The calls of each of ``n`` streamed answers, and the reasons they finished with."""
+    sent = {**QUIET, "messages": ASK, "tools": TOOLS, "max_tokens": 200, "stream": True, "n": n, **body}
+    calls: list[list[dict[str, str]]] = [[] for _ in range(n)]
+    reasons: list[str] = []
+    for chunk in read_events(http.post("/v1/chat/completions", json=sent).text):
+        [part] = chunk["choices"]
+        assert part["delta"] or part["finish_reason"], "an empty event"
+        reasons += [part["finish_reason"]] if part["finish_reason"] else []
+        pieces = part["delta"].get("tool_calls")
+        if pieces is None:
+            continue
+        [piece], own = pieces, calls[part["index"]]
+        if piece.get("id"):
+            assert piece["index"] == len(own) and piece["type"] == "function"
+            assert piece["function"].keys() == {"name", "arguments"} and piece["function"]["arguments"] == ""
+            own.append(dict(piece["function"]))
+        else:
+            assert piece["index"] == len(own) - 1 and piece.keys() == {"index", "function"}
+            assert piece["function"].keys() == {"arguments"} and piece["function"]["arguments"]
+            own[-1]["arguments"] += piece["function"]["arguments"]
+    return calls, reasons
 
 
 @pytest.mark.parametrize("choice", ["required", named("paint")])
 def test_stream_says_the_same(http: httpx.Client, choice: Any) -> None:
     body = {"tool_choice": choice, "seed": 5, "temperature": 1.0, "n": 2}
     whole = ask(http, **body)["choices"]
-    sent = {**QUIET, "messages": ASK, "tools": TOOLS, "max_tokens": 200, "stream": True, **body}
-    calls: list[list[dict[str, str]]] = [[], []]
-    for chunk in read_events(http.post("/v1/chat/completions", json=sent).text):
-        for part in chunk["choices"]:
-            for piece in part["delta"].get("tool_calls", []):
-                if piece.get("id"):
-                    calls[part["index"]].append(dict(piece["function"]))
-                else:
-                    calls[part["index"]][piece["index"]]["arguments"] += piece["function"]["arguments"]
-    complete = [[call["function"] for call in answer["message"].get("tool_calls", [])] for answer in whole]
-    assert [found[: len(wanted)] for found, wanted in zip(calls, complete, strict=True)] == complete
+    calls, reasons = streamed(http, **body)
+    assert sorted(reasons) == sorted(answer["finish_reason"] for answer in whole)
+    for found, answer in zip(calls, whole, strict=True):
+        complete = [call["function"] for call in answer["message"].get("tool_calls", [])]
+        assert found[: len(complete)] == complete
+        # A whole answer leaves out what was cut off.
+        assert len(found) - len(complete) <= (answer["finish_reason"] == "length")
 
 
 def test_reasoning_comes_before_the_call(http: httpx.Client) -> None:
@@ -135,7 +194,7 @@ def test_reasoning_comes_before_the_call(http: httpx.Client) -> None:
     assert choice["message"]["reasoning"] == "I need {a} tool."
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"color":"red"}'
     [choice] = ask(http, temperature=0, reasoning_effort="low")["choices"]
-    assert choice["message"]["reasoning"] == "Red it is." and choice["message"]["content"] is None
+    assert choice["message"]["reasoning"] == "Red it is." and choice["message"]["content"] == ""
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"color":"red","times":2}'
     [choice] = ask(http, seed=4, parallel_tool_calls=False)["choices"]
     assert choice["message"]["reasoning"] is None
@@ -154,12 +213,43 @@ def test_a_form_or_calls(http: httpx.Client) -> None:
         return ask(http, **body, **kwargs)["choices"][0]
 
     calls = said("calls")
-    assert calls["finish_reason"] == "tool_calls" and check_calls(calls["message"])[0] == "move"
+    [call] = calls["message"]["tool_calls"]
+    assert calls["finish_reason"] == "tool_calls" and calls["message"]["content"] is None
+    assert call["function"] == {"name": "move", "arguments": '{"by":[true]}'}
     answer = said("form")
     assert answer["finish_reason"] == "stop" and "tool_calls" not in answer["message"]
     assert json.loads(answer["message"]["content"]) == {"ok": True}
     error = ask(http, 400, tool_choice="auto", structured_outputs={"regex": "a+"})
     assert error["param"] == "structured_outputs"
+
+
+@pytest.mark.parametrize("choice", ["required", named("paint")])
+def test_calls_that_are_enforced_leave_no_room_for_another_form(http: httpx.Client, choice: Any) -> None:
+    for fields in (
+        {"structured_outputs": {"regex": "a+"}},
+        {"structured_outputs": {"json": {"type": "object"}}},
+        {"guided_choice": ["a", "b"]},
+        {"guided_json_object": True},
+        {"response_format": {"type": "structural_tag", "structures": [], "triggers": ["<"]}},
+    ):
+        error = ask(http, 400, tool_choice=choice, **fields)
+        assert error["param"] == next(iter(fields)) and "not both" in error["message"]
+    for format in ("text", "json_object"):
+        body = {"response_format": {"type": format}, "parallel_tool_calls": False, "seed": 3}
+        [answer] = ask(http, tool_choice=choice, **body)["choices"]
+        assert len(check_calls(answer["message"])) == 1
+
+
+def test_the_type_of_tools_and_of_a_choice_may_be_left_out(http: httpx.Client) -> None:
+    tools = [{"function": TOOLS[0]["function"]}]
+    asked = {"tools": tools, "tool_choice": {"function": {"name": "paint"}}}
+    [choice] = ask(http, temperature=0, **asked)["choices"]
+    assert check_calls(choice["message"]) == ["paint"] and choice["finish_reason"] == "stop"
+    flat = [{"name": "move", "parameters": MOVE}]
+    items = {"input": "Go.", "tools": flat, "tool_choice": {"name": "move"}, "max_output_tokens": 100}
+    body = {**items, "temperature": 0, "chat_template_kwargs": {"enable_thinking": False}}
+    answer = http.post("/v1/responses", json=body).json()
+    assert [item["name"] for item in answer["output"]] == ["move"]
 
 
 def test_schemas_that_cannot_be_enforced_are_refused(http: httpx.Client) -> None:

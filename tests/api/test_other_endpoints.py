@@ -26,7 +26,6 @@ def test_models_are_listed_and_retrieved_with_slashes(client: TestClient, mpt_ch
 
 
 def test_an_empty_name_is_no_name(client: TestClient) -> None:
-    assert client.get("/v1/models/").status_code == 404
     for path, body in (
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
         ("/v1/completions", {"prompt": "a"}),
@@ -34,6 +33,23 @@ def test_an_empty_name_is_no_name(client: TestClient) -> None:
     ):
         response = client.post(path, json={**body, "model": "", "max_tokens": 1})
         assert response.status_code == 404 and response.json()["error"]["param"] == "model"
+
+
+@pytest.mark.parametrize("root_path", ["", "/behind/a/proxy"])
+def test_a_slash_at_the_end_changes_nothing(make_client: Any, root_path: str) -> None:
+    client = make_client(http={"api_key": ("k",), "root_path": root_path})
+    key = {"Authorization": "Bearer k"}
+    for path in ("/health", "/version", "/v1/models", "/"):
+        plain = client.get(path, headers=key, follow_redirects=False)
+        slash = client.get(path.rstrip("/") + "/", headers=key, follow_redirects=False)
+        assert (slash.status_code, slash.content) == (plain.status_code, plain.content) and plain.is_success
+    assert client.get("/health/").status_code == 200
+    asked = client.post("/tokenize/", json={"prompt": "a"}, headers=key, follow_redirects=False)
+    assert asked.status_code == 200 and asked.json()["count"] >= 1
+    for path in ("/v1/models/", "/v1/completions/", "/metrics/", "/health/x/"):
+        assert client.get(path).status_code == 401
+    error = client.post("/v1/messages/", json={}, headers=key)
+    assert error.status_code == 400 and error.json()["type"] == "error"
 
 
 def test_served_names_replace_the_path(make_client: Any) -> None:

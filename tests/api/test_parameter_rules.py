@@ -283,6 +283,43 @@ def test_arguments_of_calls_and_documents_reach_the_template_as_objects(make_cli
     assert chat(client, max_tokens=1, return_token_ids=True, **body)["prompt_token_ids"] == ids
 
 
+def test_template_kwargs_may_say_what_fields_say(make_client: Any) -> None:
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{{ documents and documents[0].title }}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    client = make_client(api={"chat_template": template})
+    messages = [{"role": "user", "content": "Hi"}, {"role": "narrator", "content": "So"}]
+    body = {"messages": messages, "max_tokens": 2, "return_token_ids": True, **GREEDY}
+    for fields in (
+        {"add_generation_prompt": False},
+        {"continue_final_message": True},
+        {"documents": [{"title": "T"}]},
+        {"documents": None, "add_generation_prompt": True},
+    ):
+        said = chat(client, **body, **fields)
+        as_kwargs = chat(client, **body, chat_template_kwargs=fields)
+        twice = chat(client, **body, **fields, chat_template_kwargs={**fields, "unused": 1})
+        tokens = client.post("/tokenize", json={"messages": messages, "chat_template_kwargs": fields}).json()
+        assert said["prompt_token_ids"] == tokens["tokens"]
+        for same in (as_kwargs, twice):
+            assert same["prompt_token_ids"] == said["prompt_token_ids"]
+            assert same["choices"] == said["choices"]  # the role, too
+    [choice] = chat(client, **body, chat_template_kwargs={"continue_final_message": True})["choices"]
+    assert choice["message"]["role"] == "narrator"
+    for kwargs, more in (
+        ({"add_generation_prompt": True}, {"add_generation_prompt": False}),
+        ({"documents": [{"title": "T"}]}, {"documents": []}),
+        ({"documents": "T"}, {}),
+        ({"continue_final_message": []}, {}),
+        ({"chat_template": "x"}, {}),
+        ({"tools": []}, {}),
+        ({"conversation": []}, {}),
+    ):
+        assert chat(client, 400, chat_template_kwargs=kwargs, **more)["param"] == "chat_template_kwargs"
+
+
 # --- logprobs -------------------------------------------------------------------------------------
 
 

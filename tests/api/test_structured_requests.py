@@ -104,6 +104,21 @@ def test_every_other_kind(client: TestClient, fields: dict[str, Any], regex: str
     assert len(answers) == 4 and all(re.fullmatch(regex, answer) for answer in answers)
 
 
+def test_errors_say_what_is_wrong(client: TestClient) -> None:
+    for format in ({"type": "json_schema"}, {"type": "json_schema", "json_schema": {"name": "a"}}):
+        error = chat(client, response_format=format).json()["error"]
+        assert error["param"] == "response_format" and error["code"] == 400
+        assert "json_schema" in error["message"] and "must be provided" in error["message"]
+    for fields in (
+        {"guided_json": {"$ref": "#"}},
+        {"guided_json": {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}},
+        {"guided_grammar": "start: start"},
+    ):
+        error = chat(client, **fields).json()["error"]
+        assert error["code"] == 400 and error["param"] in fields
+        assert "only refers back to itself" in error["message"] and "Bias" not in error["message"]
+
+
 def test_json_mode_gives_an_object(client: TestClient) -> None:
     ids = client.post("/tokenize", json={"prompt": "}", "add_special_tokens": False}).json()["tokens"]
     assert len(ids) == 1

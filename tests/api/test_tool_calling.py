@@ -187,6 +187,23 @@ def test_stream_says_the_same(http: httpx.Client) -> None:
         assert "finish_reason" in deltas[-1]
 
 
+def test_an_event_says_something_and_speaks_of_one_call(http: httpx.Client) -> None:
+    asked = {"logprobs": True, "return_token_ids": True, "seed": 1}
+    whole = ask(http, "two", **asked)
+    head, *deltas = [chunk["choices"][0] for chunk in stream(http, "two", **asked)]
+    assert head["delta"]["role"] == "assistant"
+    for delta in deltas:
+        said = delta["delta"]
+        assert said or (delta is deltas[-1] and delta["finish_reason"])
+        assert len(said.get("tool_calls", [])) <= 1 and len({*said} - {"reasoning_content"}) <= 1
+        for call in said.get("tool_calls", []):
+            assert ("name" in call["function"]) == (call["function"]["arguments"] == "") == ("id" in call)
+    ids = [token for delta in deltas for token in delta.get("token_ids", [])]
+    logprobs = [entry for delta in deltas if delta["logprobs"] for entry in delta["logprobs"]["content"]]
+    assert ids == whole["token_ids"] and len(logprobs) == len(ids)
+    assert [delta["finish_reason"] for delta in deltas] == [None] * (len(deltas) - 1) + ["tool_calls"]
+
+
 def test_arguments_are_streamed_while_they_are_written(http: httpx.Client) -> None:
     def num_pieces() -> int:
         return sum("tool_calls" in c["choices"][0]["delta"] for c in stream(http, "weather"))

@@ -90,6 +90,26 @@ def test_a_call_that_was_cut_off_is_the_same_whole_and_streamed(
     assert LONG.partition('"arguments": ')[2].startswith(item.arguments) and len(item.arguments) > 2
 
 
+def test_an_enforced_call_that_was_cut_off_is_none(
+    client: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    """The one way in which a whole answer differs from a stream, which cannot take back what it has sent."""
+    quiet = {"extra_body": {**NO_THOUGHT, "temperature": 0}}
+    theirs: dict[str, Any] = {"model": "tiny", "messages": ASK, "tools": [THEIRS], "max_tokens": 2}
+    theirs["tool_choice"] = {"type": "tool", "name": "get_weather"}
+    whole = claude.messages.create(**theirs, **quiet)
+    assert whole.content == [] and whole.stop_reason == "max_tokens"
+    with claude.messages.stream(**theirs, **quiet) as stream:
+        [block] = stream.get_final_message().content
+    assert block.type == "tool_use" and block.name == "get_weather"
+    ours: dict[str, Any] = {"model": "tiny", "input": ASK, "tools": [SWITCH], "max_output_tokens": 2}
+    ours["tool_choice"] = {"type": "function", "name": "switch"}
+    answer = client.responses.create(**ours, **quiet)
+    assert answer.output == [] and answer.status == "incomplete"
+    *_, last = client.responses.create(**ours, **quiet, stream=True)
+    assert [(item.type, item.status) for item in last.response.output] == [("function_call", "incomplete")]
+
+
 EXPECTED = [
     ("reasoning", "Rome, then Milan.", "completed"),
     ("message", "I look.", "completed"),

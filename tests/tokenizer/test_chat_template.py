@@ -235,6 +235,7 @@ def test_template_kwargs():
     assert ours.template_variables() == {"bos_token", "mode"}
     assert ChatTemplate(CHATML).template_variables() == {"enable_thinking"}
     assert ours.render([USER], template_kwargs={"mode": "x", "unknown": "y", "raise_exception": 1}) == "<s>x"
+    assert ours.render([USER], template_kwargs={"return_assistant_tokens_mask": True}) == "<s>"
     for name in ("chat_template", "tokenize", "messages", "tools", "add_generation_prompt"):
         with pytest.raises(InvalidRequestError, match=name) as caught:
             ours.render([USER], template_kwargs={name: True})

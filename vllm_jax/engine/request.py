@@ -52,6 +52,13 @@ def _validate(request: Request, info: ModelInfo) -> None:
             f"contains {len(ids)} tokens, which leaves no room for output. Please shorten the prompt.",
             "input_tokens",
         )
+    room = info.max_model_len - len(ids)
+    if request.params.min_tokens > room:
+        raise InvalidRequestError(
+            f"min_tokens is {request.params.min_tokens}, but behind your prompt of {len(ids)} tokens there "
+            f"is room for {room} in the context of {info.max_model_len}.",
+            "min_tokens",
+        )
     if request.priority and info.scheduling_policy != "priority":
         raise InvalidRequestError(
             "priority is only honoured when the server runs with --scheduling-policy priority.", "priority"

@@ -50,6 +50,7 @@ _LIMITS: dict[str, Any] = {
 _STACK_BYTES = 8 << 20
 _STACK_SIZE_LOCK = threading.Lock()
 _MAX_MESSAGE = 400
+_SELF_REFERENCE = "NoExtensionBias"
 
 
 class GrammarCompiler:
@@ -153,6 +154,10 @@ def _with_stack(work: Callable[[], T]) -> T:
 
 def _message(error: str) -> str:
     """The compiler's reason, without its excerpt of our source."""
+    if _SELF_REFERENCE in error:
+        return (
+            'it only refers back to itself (a reference such as "#", or a rule), so that no text has its form'
+        )
     lines = [line for line in error.splitlines() if line.strip() and not line.lstrip()[:1].isdigit()]
     text = " ".join(line.strip() for line in (lines or error.splitlines()) if "non-verbose" not in line)
     return text[:_MAX_MESSAGE] or "it is too complex"

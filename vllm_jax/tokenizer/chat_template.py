@@ -39,7 +39,9 @@ RESERVED_KWARGS = frozenset(
         "tools",
     }
 )
-"""What ``chat_template_kwargs`` must not hold: a request has fields of its own for these, or no say."""
+"""What a template gets from the renderer, whatever ``chat_template_kwargs`` say."""
+_IGNORED_KWARGS = frozenset({"return_assistant_tokens_mask"})
+"""Those that change nothing of a prompt; the others would, and are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ class ChatTemplate:
                 "continue_final_message",
             )
         kwargs = dict(template_kwargs or {})
-        if reserved := sorted(RESERVED_KWARGS & kwargs.keys()):
+        if reserved := sorted((RESERVED_KWARGS - _IGNORED_KWARGS) & kwargs.keys()):
             raise InvalidRequestError(
                 f"chat_template_kwargs must not contain {', '.join(reserved)}", "chat_template_kwargs"
             )
