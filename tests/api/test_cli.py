@@ -66,7 +66,7 @@ def test_help_does_not_bring_jax() -> None:
     [
         (["dance"], 2, "dance"),
         (["serve", "--no-such-flag"], 2, "--no-such-flag"),
-        (["serve", "--dtype", "float16"], 2, "float16"),
+        (["serve", "--dtype", "float8"], 2, "float8"),
         (["serve", "/no/such/model", "--port", "0"], 1, "/no/such/model"),
         (["serve", "no-such-org/no-such-model", "--port", "0"], 1, "no-such-org/no-such-model"),
         (["serve", "--host", "no-such-host.invalid"], 1, "no-such-host.invalid"),

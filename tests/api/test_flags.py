@@ -9,7 +9,7 @@ import pytest
 from api.commands.compatibility import ALIASES, FOREIGN_FLAGS
 from api.commands.fields import settings
 from api.commands.flags import parse_serve
-from vllm_jax.config import EngineConfig
+from vllm_jax.config import FLOAT16_NOTE, EngineConfig
 from vllm_jax.errors import ConfigError
 
 
@@ -122,6 +122,22 @@ def test_repository_code_is_not_asked_for_from_python_either(caplog: pytest.LogC
     assert "never run" in caplog.text and len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("name", ["float16", "half"])
+def test_float16_is_computed_in_bfloat16_and_says_so(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = parse_serve(["--dtype", name])
+    assert arguments.engine.model.dtype == "bfloat16"
+    [note] = arguments.notes
+    assert "--dtype float16" in note and "bfloat16" in note
+    assert not caplog.records, "the note is enough"
+
+
+def test_float16_from_python_says_so_too(caplog: pytest.LogCaptureFixture) -> None:
+    EngineConfig.from_flat(dtype="float16").validate()
+    assert [record.message for record in caplog.records] == [FLOAT16_NOTE]
+
+
 def test_other_names_of_types() -> None:
     assert parse_serve(["--dtype", "float"]).engine.model.dtype == "float32"
     assert parse_serve(["--kv-cache-dtype", "fp8_e4m3"]).engine.cache.kv_cache_dtype == "fp8"
@@ -183,7 +199,6 @@ def test_config_file_is_below_the_command_line(tmp_path: Path) -> None:
         (["--quantization.bits", "4"], "--quantization"),
         (["--compilation-config.level"], "--compilation-config.level needs a value"),
         (["--reasoning-effort-map", '{"high": "max"}'], "--reasoning-effort-map"),
-        (["--dtype", "half"], "bfloat16"),
         (["--load-format", "runai_streamer"], "--load-format"),
         (["--help=nonsense"], "the groups are model, cache"),
         (["--ssl-keyfile", "k.pem"], "--ssl-certfile"),
