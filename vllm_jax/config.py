@@ -43,8 +43,8 @@ class ModelConfig:
     trust_remote_code: bool = False
     """Accepted without effect: code from a model repository is never run, and supported models need none."""
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = "auto"
-    """Type of the weights and activations. "auto" takes the checkpoint's own. float16 is computed in bfloat16,
-    whether a checkpoint names it or this flag."""
+    """Type of the weights and activations. "auto" takes the checkpoint's own. float16 is computed in
+    bfloat16, whether a checkpoint names it or this flag."""
     runner: Literal["auto", "generate", "pooling"] = "auto"
     """What the model is for. Any model generates; with "pooling", or where "auto" finds the pooling of an
     embedding model in its directory, it serves embeddings too."""

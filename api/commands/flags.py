@@ -70,6 +70,7 @@ def parse_serve(argv: Sequence[str]) -> ServeArguments:
         below = Settings()
         below.read(yaml_arguments(settings.config_file))
         settings.lay_over(below)
+    settings.check_model()
     groups = _run_serve(settings.canonical())
     engine = EngineConfig(**{f.name: getattr(groups, f.name) for f in dataclasses.fields(EngineConfig)})
     server = ServerConfig(**{f.name: getattr(groups, f.name) for f in dataclasses.fields(ServerConfig)})

@@ -137,6 +137,21 @@ def test_the_command_to_try_names_the_key_that_is_used(monkeypatch: pytest.Monke
         assert (f'"Authorization: Bearer {expected}"' in command) is (expected is not None)
 
 
+def test_variables_of_vllm_without_effect_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "k")
+    monkeypatch.setenv("VLLM_JAX_API_KEY", "k")
+    assert main(["serve", "/no/such/model", "--port", "0"]) == 1
+    assert "VLLM_" not in capsys.readouterr().err
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.setenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")
+    assert main(["serve", "/no/such/model", "--port", "0"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "VLLM_" in line]
+    assert len(lines) == 1 and "VLLM_HTTP_TIMEOUT_KEEP_ALIVE, VLLM_LOGGING_LEVEL: no effect" in lines[0]
+    assert "API_KEY" not in lines[0]
+
+
 def test_help_into_a_closed_pipe_is_no_failure() -> None:
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m api.cli serve --help | head -1"],
