@@ -11,6 +11,7 @@ from api.auth import OPEN_PATHS, ApiKeyMiddleware
 from api.errors import install_handlers
 from api.http_metrics import HttpMetricsMiddleware
 from api.limits import LimitMiddleware
+from api.middleware import add_imported
 from api.request_id_header import RequestIdMiddleware
 from api.routes import (
     chat,
@@ -90,6 +91,7 @@ def create_app(context: ServerContext) -> FastAPI:
             allow_headers=http.allowed_headers,
             allow_credentials=http.allow_credentials,
         )
+    add_imported(app, http.middleware)
     app.add_middleware(HttpMetricsMiddleware, metrics=context.engine.metrics)
     app.add_middleware(TrailingSlashMiddleware)
     return app

@@ -37,6 +37,9 @@ class HttpConfig:
     """Headers those pages may send."""
     allow_credentials: bool = False
     """Those pages may send cookies and authorization."""
+    middleware: tuple[str, ...] = ()
+    """Import path of a class (ASGI middleware) or of an async function of request and call_next, put around
+    all routes and the API keys. Repeatable, one path each time; the last one is the outermost."""
     ssl_keyfile: str | None = None
     """Private key; with --ssl-certfile the server speaks HTTPS."""
     ssl_certfile: str | None = None

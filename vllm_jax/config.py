@@ -22,6 +22,8 @@ REMOTE_CODE_NOTE = (
     "--trust-remote-code has no effect: code from a model repository is never run, and none is needed"
 )
 """What is said once where the flag (or ``trust_remote_code=True``) is given."""
+FLOAT16_NOTE = "--dtype float16 is computed in bfloat16: the same size, and no overflow in activations"
+"""What is said once where the flag (or ``dtype="float16"``) is given."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class ModelConfig:
     trust_remote_code: bool = False
     """Accepted without effect: code from a model repository is never run, and supported models need none."""
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = "auto"
-    """Type of the weights and activations. "auto" takes the checkpoint's own, and bfloat16 for a float16 one;
-    float16 itself is refused."""
+    """Type of the weights and activations. "auto" takes the checkpoint's own. float16 is computed in
+    bfloat16, whether a checkpoint names it or this flag."""
     runner: Literal["auto", "generate", "pooling"] = "auto"
     """What the model is for. Any model generates; with "pooling", or where "auto" finds the pooling of an
     embedding model in its directory, it serves embeddings too."""
@@ -165,7 +167,7 @@ class EngineConfig:
         if model.trust_remote_code:
             logger.warning(REMOTE_CODE_NOTE)
         if model.dtype == "float16":
-            raise ConfigError("--dtype float16 is not supported; use bfloat16 or float32")
+            logger.warning(FLOAT16_NOTE)
         if cache.kv_cache_dtype not in ("auto", "bfloat16", "float32", "fp8"):
             raise ConfigError(
                 f"--kv-cache-dtype {cache.kv_cache_dtype} is not supported; use auto, bfloat16, float32 or "

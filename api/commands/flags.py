@@ -22,7 +22,7 @@ from api.commands.compatibility import FOREIGN_FLAGS
 from api.commands.fields import is_json
 from api.commands.spelling import Settings, yaml_arguments
 from api.server_config import ServerConfig
-from vllm_jax.config import REMOTE_CODE_NOTE, EngineConfig
+from vllm_jax.config import FLOAT16_NOTE, REMOTE_CODE_NOTE, EngineConfig
 from vllm_jax.errors import ConfigError
 
 PROG = "vllm-jax serve [MODEL]"
@@ -70,12 +70,17 @@ def parse_serve(argv: Sequence[str]) -> ServeArguments:
         below = Settings()
         below.read(yaml_arguments(settings.config_file))
         settings.lay_over(below)
+    settings.check_model()
     groups = _run_serve(settings.canonical())
     engine = EngineConfig(**{f.name: getattr(groups, f.name) for f in dataclasses.fields(EngineConfig)})
     server = ServerConfig(**{f.name: getattr(groups, f.name) for f in dataclasses.fields(ServerConfig)})
+    # What is said here is settled here, so that it is not said once more where the engine starts.
     if engine.model.trust_remote_code:
         settings.notes.append(REMOTE_CODE_NOTE)
         engine = dataclasses.replace(engine, model=dataclasses.replace(engine.model, trust_remote_code=False))
+    if engine.model.dtype == "float16":
+        settings.notes.append(FLOAT16_NOTE)
+        engine = dataclasses.replace(engine, model=dataclasses.replace(engine.model, dtype="bfloat16"))
     engine.validate()
     server.validate()
     return ServeArguments(engine, server, settings.notes)

@@ -28,6 +28,7 @@ from api.commands.http_protocol import JsonH11Protocol
 from api.commands.logs import configure_logging
 from api.commands.sockets import listen, reserve, url
 from api.commands.summary import print_summary, try_command
+from api.middleware import imported
 from api.server_config import HttpConfig, ServerConfig
 from api.serving.context import ServerContext, make_context
 from api.serving.model_names import chosen_names
@@ -56,6 +57,8 @@ def serve(engine_config: EngineConfig, config: ServerConfig) -> int:
     """
     configure_logging(config.log)
     config, key = _with_keys(config)
+    if unused := _unused_variables():
+        logger.warning("%s: no effect here, where settings are flags", ", ".join(unused))
     _check_certificates(config.http)
     sockets = reserve(config.http)
     try:
@@ -176,6 +179,7 @@ def load_context(engine_config: EngineConfig, config: ServerConfig) -> ServerCon
     console.print(f"vllm-jax {__version__}: loading {engine_config.model.model}", highlight=False)
     try:
         _check_chat_template(engine_config.model, config.api.chat_template)
+        imported(config.http.middleware)
         with progress_bars(console) as progress:
             [name, *_] = chosen_names(engine_config.model.model, config.api.served_model_name)
             engine = AsyncEngine.start(engine_config, progress, served_name=name)
@@ -209,6 +213,12 @@ def _with_keys(config: ServerConfig) -> tuple[ServerConfig, str | None]:
             http = dataclasses.replace(config.http, api_key=(key,))
             return dataclasses.replace(config, http=http), f"${variable}"
     return config, None
+
+
+def _unused_variables() -> list[str]:
+    """vLLM's variables that are set and change nothing here."""
+    vllms = {name for name in os.environ if name.startswith("VLLM_") and not name.startswith("VLLM_JAX_")}
+    return sorted(vllms - {"VLLM_API_KEY"})
 
 
 def _check_certificates(http: HttpConfig) -> None:

@@ -15,11 +15,14 @@ from typing import Any
 
 import yaml
 
-from api.commands.compatibility import ALIASES, FOREIGN_FLAGS, VALUE_ALIASES, Foreign
+from api.commands.aliases import ALIASES, VALUE_ALIASES
+from api.commands.compatibility import FOREIGN_FLAGS, Foreign
 from api.commands.fields import flag_types, is_json, is_list, settings
 from vllm_jax.errors import ConfigError
 
 _NONE = Foreign(0, "")
+_ONE_AT_A_TIME = frozenset({"--middleware"})
+"""Lists that take one word each time they are written."""
 
 
 class Settings:
@@ -44,15 +47,18 @@ class Settings:
             if has_value:
                 rest.insert(0, value)
             name = _canonical(written)
-            if match := re.fullmatch(r"-O(\d)", name):  # vLLM's -O3
-                name = "--optimization-level"
-                rest.insert(0, match[1])
+            if match := re.fullmatch(r"(-[a-zO]+)(\d+)", name):  # -O3, -tp2
+                name = "--optimization-level" if match[1] == "-O" else ALIASES.get(match[1], name)
+                if name != written:
+                    rest.insert(0, match[2])
+                    has_value = "glued"
             if name == "--config":
                 self.config_file = _take(written, rest, bool(has_value))
             elif name in FOREIGN_FLAGS or _positive(name) in FOREIGN_FLAGS:
-                self._foreign(name, rest)
+                self._foreign(name, written, rest, bool(has_value))
             elif FOREIGN_FLAGS.get(name.partition(".")[0], _NONE).values == 1:  # a key of a JSON object
-                self._foreign(name.partition(".")[0], [_take(written, rest, bool(has_value))], whole=False)
+                value = _take(written, rest, bool(has_value))
+                self._foreign(name.partition(".")[0], written, [value], True, whole=False)
             elif "." in name:
                 self._json_part(name, written, rest, bool(has_value))
             else:
@@ -68,7 +74,10 @@ class Settings:
             self.values.pop(_opposite(name), None)
             self.values[name] = []
         elif is_list(kind):
-            self.values.setdefault(name, []).extend(_take_list(written, rest))
+            most = 1 if name in _ONE_AT_A_TIME or has_value else None
+            self.values.setdefault(name, []).extend(_take_list(written, rest, most))
+        elif name == "--hf-token" and not has_value and (not rest or _is_flag(rest[0])):
+            self.values[name] = [_stored_token()]
         else:
             value = _take(written, rest, has_value)
             self.values[name] = [VALUE_ALIASES.get((name, value), value)]
@@ -91,15 +100,22 @@ class Settings:
         except ValueError:
             node[path[-1].replace("-", "_")] = text
 
-    def _foreign(self, name: str, rest: list[str], *, whole: bool = True) -> None:
+    def _foreign(
+        self, name: str, written: str, rest: list[str], has_value: bool, *, whole: bool = True
+    ) -> None:
         """Takes in a flag that is no setting here; not ``whole``: only a key of its JSON object."""
         negated = name not in FOREIGN_FLAGS
         flag = FOREIGN_FLAGS[_positive(name) if negated else name]
+        if has_value and (negated or not flag.values):
+            raise ConfigError(f"{written} takes no value; switches have a --no- form")
         values: list[str] = []
-        while rest and len(values) != flag.values and not _is_flag(rest[0]) and not negated:
-            values.append(rest.pop(0))
-        if len(values) < flag.values and not negated:
-            raise ConfigError(f"{name} needs a value")
+        if flag.values == 1 and not negated:
+            values.append(_take(written, rest, has_value))
+        elif flag.values < 0 and not negated:
+            while rest and not _is_flag(rest[0]) and re.fullmatch(flag.pattern, rest[0], re.DOTALL):
+                values.append(rest.pop(0))
+                if has_value or values[0].startswith("["):
+                    break
         if negated or (whole and values and set(values) <= flag.harmless):
             return
         if flag.refused:
@@ -118,6 +134,19 @@ class Settings:
         for name, parts in below.json_parts.items():
             self.json_parts.setdefault(name, parts)
         self.notes += [note for note in below.notes if note not in self.notes]
+
+    def check_model(self) -> None:
+        """Raises ConfigError where a list seems to have taken the model in: the demo would be served."""
+        if self.model is not None or "--model" in self.values:
+            return
+        for name, words in self.values.items():
+            owner_and_name = re.fullmatch(r"[\w.-]+/[\w.-]+", words[-1]) if words else None
+            several = is_list(flag_types()[name]) and len(words) > 1
+            if name == "--served-model-name" or (several and owner_and_name):
+                raise ConfigError(
+                    f"{name} takes every word up to the next flag, and no model is named: put it first, "
+                    f"as in vllm-jax serve MODEL {name} {words[0]} (the bundled model is called demo)"
+                )
 
     def canonical(self) -> list[str]:
         """A command line in the one spelling that tyro knows."""
@@ -158,22 +187,39 @@ def _take(written: str, rest: list[str], has_value: bool) -> str:
     return rest.pop(0)
 
 
-def _take_list(written: str, rest: list[str]) -> list[str]:
-    """Words up to the next flag, or one JSON list of strings."""
-    words = []
-    while rest and not _is_flag(rest[0]):
+def _take_list(written: str, rest: list[str], most: int | None) -> list[str]:
+    """Words up to the next flag, ``most`` of them at most; or one JSON list of strings."""
+    words: list[str] = []
+    while rest and len(words) != most and not _is_flag(rest[0]):
         words.append(rest.pop(0))
+        if len(words) == 1 and (listed := _json_list(words[0])) is not None:
+            if not all(isinstance(word, str) for word in listed):
+                raise ConfigError(f"{written} must be words or a JSON list of strings, got {words[0]!r}")
+            return listed
     if not words:
         raise ConfigError(f"{written} needs a value")
-    if len(words) == 1 and words[0].startswith("["):
-        try:
-            listed = json.loads(words[0])
-        except ValueError:
-            return words
-        if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
-            raise ConfigError(f"{written} must be words or a JSON list of strings, got {words[0]!r}")
-        return listed
     return words
+
+
+def _json_list(word: str) -> list[Any] | None:
+    """The list that ``word`` is the JSON of, if it is."""
+    if not word.startswith("["):
+        return None
+    try:
+        return json.loads(word)
+    except ValueError:
+        return None
+
+
+def _stored_token() -> str:
+    """What ``--hf-token`` without a value stands for."""
+    from huggingface_hub import get_token  # only here: it takes a while
+
+    if token := get_token():
+        return token
+    raise ConfigError(
+        "--hf-token without a value needs a token that is stored (hf auth login) or in HF_TOKEN"
+    )
 
 
 def yaml_arguments(path: str) -> list[str]:

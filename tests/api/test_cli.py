@@ -66,7 +66,7 @@ def test_help_does_not_bring_jax() -> None:
     [
         (["dance"], 2, "dance"),
         (["serve", "--no-such-flag"], 2, "--no-such-flag"),
-        (["serve", "--dtype", "float16"], 2, "float16"),
+        (["serve", "--dtype", "float8"], 2, "float8"),
         (["serve", "/no/such/model", "--port", "0"], 1, "/no/such/model"),
         (["serve", "no-such-org/no-such-model", "--port", "0"], 1, "no-such-org/no-such-model"),
         (["serve", "--host", "no-such-host.invalid"], 1, "no-such-host.invalid"),
@@ -135,6 +135,21 @@ def test_the_command_to_try_names_the_key_that_is_used(monkeypatch: pytest.Monke
         command = try_command("m", config, "http://localhost:1", chats=True, key=key)
         assert "secret" not in command and "mine" not in command
         assert (f'"Authorization: Bearer {expected}"' in command) is (expected is not None)
+
+
+def test_variables_of_vllm_without_effect_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "k")
+    monkeypatch.setenv("VLLM_JAX_API_KEY", "k")
+    assert main(["serve", "/no/such/model", "--port", "0"]) == 1
+    assert "VLLM_" not in capsys.readouterr().err
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.setenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")
+    assert main(["serve", "/no/such/model", "--port", "0"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "VLLM_" in line]
+    assert len(lines) == 1 and "VLLM_HTTP_TIMEOUT_KEEP_ALIVE, VLLM_LOGGING_LEVEL: no effect" in lines[0]
+    assert "API_KEY" not in lines[0]
 
 
 def test_help_into_a_closed_pipe_is_no_failure() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from api.commands.compatibility import ALIASES, FOREIGN_FLAGS
+from api.commands.aliases import ALIASES
+from api.commands.compatibility import FOREIGN_FLAGS
 from api.commands.fields import settings
 from api.commands.flags import parse_serve
-from vllm_jax.config import EngineConfig
+from vllm_jax.config import FLOAT16_NOTE, EngineConfig
 from vllm_jax.errors import ConfigError
 
 
@@ -92,6 +93,12 @@ FLAGS_OF_COMMON_COMMAND_LINES = """
 --data-parallel-rank 1|--data-parallel-size-local 2|--data-parallel-hybrid-lb|--data-parallel-external-lb
 --node-rank 1|--master-addr 10.0.0.1|--master-port 29501|--tool-strict-level 1
 --tokens-only|--enable-scale-out
+--lora-modules a=b|--lora-modules a=b {"name":"c","path":"d"}|--lora-modules=|--lora-modules
+--data-parallel-size 2|--pipeline-parallel-size=2|--nnodes 2|--decode-context-parallel-size 2
+--collect-detailed-traces model worker|--collect-detailed-traces all|--cudagraph-capture-sizes 1 2 4
+--ignore-patterns original/**/*|--reasoning-config {"a":1}|--model-impl transformers|--convert embed
+--attention-config.backend FLASH_ATTN|--log-config-file x.json|--disable-custom-all-reduce
+--mm-processor-cache-gb 4|--allowed-local-media-path /x|--allowed-media-domains a.org b.org|--grpc-port 50051
 --compilation-config.level 3|--compilation_config.cudagraph_mode=NONE|--speculative-config.method ngram
 --trust-remote-code
 """
@@ -104,6 +111,78 @@ def test_flags_of_other_features_start_with_one_warning(flag: str) -> None:
     [note] = arguments.notes
     assert note.startswith(flag.split()[0].split(".")[0].split("=")[0].replace("_", "-"))
     assert "has no effect" in note
+
+
+SHORT_FORMS = """
+-tp2|-tp=2|-tp 2|-pp 2|-dp2|-dpn 1|-dpl 2|-dpr 1|-dpa 1.2.3.4|-dpp 1|-dpb mp|-dcp 2|-dph|-ep
+-cc.mode=3|-cc {"mode":3}|-sc {"method":"ngram"}|-O3|-O.mode=1
+"""
+
+
+@pytest.mark.parametrize("argv", SHORT_FORMS.replace("\n", "|").strip("|").split("|"))
+def test_short_forms(argv: str) -> None:
+    arguments = parse_serve([*argv.split(), "org/model"])
+    assert arguments.engine.model.model == "org/model"
+    assert arguments.engine.parallel.tensor_parallel_size == (2 if argv.startswith("-tp") else 1)
+    assert len(arguments.notes) == (0 if argv.startswith("-tp") else 1)
+
+
+@pytest.mark.parametrize(
+    ("flag", "group", "value"),
+    [
+        ("--load-format hf", "load_format", "auto"),
+        ("--seed None", "seed", 0),
+        ("--reasoning-parser deepseek-r1", "reasoning_parser", "deepseek_r1"),
+        ("--reasoning-parser gpt-oss", "reasoning_parser", "gpt_oss"),
+        ("--tool-call-parser qwen3_xml", "tool_call_parser", "qwen3_coder"),
+    ],
+)
+def test_other_spellings_of_values(flag: str, group: str, value: object) -> None:
+    arguments = parse_serve(flag.split())
+    owner = arguments.engine.model if hasattr(arguments.engine.model, group) else arguments.server.api
+    assert getattr(owner, group) == value and arguments.notes == []
+
+
+def test_a_token_that_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "stored")
+    assert parse_serve(["m", "--hf-token"]).engine.model.hf_token == "stored"
+    assert parse_serve(["m", "--hf-token", "--port=1"]).engine.model.hf_token == "stored"
+    assert parse_serve(["m", "--hf-token", "mine"]).engine.model.hf_token == "mine"
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(ConfigError, match="hf auth login"):
+        parse_serve(["m", "--hf-token"])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--served-model-name", "model", "user/model"],
+        ["--served-model-name", "model"],
+        ["--api-key", "secret", "user/model"],
+    ],
+)
+def test_lists_that_have_taken_the_model_in_are_refused(argv: list[str]) -> None:
+    with pytest.raises(ConfigError, match="no model is named"):
+        parse_serve(argv)
+    assert parse_serve(["--model", "demo", *argv]).engine.model.model == "demo"
+
+
+def test_lists_that_end_leave_the_model() -> None:
+    for argv in (
+        ["--allowed-origins", '["https://a"]', "user/model"],
+        ["--served-model-name=x", "user/model"],
+        ["--lora-modules", "a=b", "user/model"],
+        ["--collect-detailed-traces", "model", "worker", "user/model"],
+        ["--cudagraph-capture-sizes", "1", "2", "user/model"],
+    ):
+        assert parse_serve(argv).engine.model.model == "user/model"
+
+
+def test_a_model_in_the_config_file_is_a_model(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("model: org/model\nlora-modules: [a=b, c=d]\n")
+    arguments = parse_serve(["--config", str(tmp_path / "c.yaml"), "--served-model-name", "x"])
+    assert arguments.engine.model.model == "org/model" and arguments.server.api.served_model_name == ("x",)
+    assert len(arguments.notes) == 1
 
 
 def test_keys_of_one_json_flag_warn_once() -> None:
@@ -120,6 +199,20 @@ def test_repository_code_is_not_asked_for_from_python_either(caplog: pytest.LogC
     with caplog.at_level("WARNING", logger="vllm_jax.config"):
         EngineConfig.from_flat(trust_remote_code=True).validate()
     assert "never run" in caplog.text and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("name", ["float16", "half"])
+def test_float16_is_computed_in_bfloat16_and_says_so(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    arguments = parse_serve(["--dtype", name])
+    assert arguments.engine.model.dtype == "bfloat16"
+    [note] = arguments.notes
+    assert "--dtype float16" in note and "bfloat16" in note
+    assert not caplog.records, "the note is enough"
+
+
+def test_float16_from_python_says_so_too(caplog: pytest.LogCaptureFixture) -> None:
+    EngineConfig.from_flat(dtype="float16").validate()
+    assert [record.message for record in caplog.records] == [FLOAT16_NOTE]
 
 
 def test_other_names_of_types() -> None:
@@ -177,13 +270,19 @@ def test_config_file_is_below_the_command_line(tmp_path: Path) -> None:
         (["--allowed-origins", "[1]"], "--allowed-origins"),
         (["--allowed-origins", "*", "--allow-credentials"], "--allow-credentials"),
         (["--quantization", "fp8"], "--quantization"),
-        (["--lora-modules", "a=b"], "--lora-modules"),
         (["--enforce-eager", "--speculative-config"], "--speculative-config needs a value"),
-        (["--pipeline-parallel-size=2"], "--pipeline-parallel-size"),
+        (["--headless"], "--headless"),
+        (["--grpc"], "--grpc"),
+        (["--logits-processors", "a:b"], "--logits-processors"),
+        (["--logprobs-mode", "raw_logits"], "--logprobs-mode"),
+        (["--hf-config-path", "x"], "--hf-config-path"),
+        (["--rope-scaling", '{"factor": 2}'], "--hf-overrides"),
+        (["--enforce-eager=true"], "takes no value"),
+        (["--tool-call-parser", "deepseek_v32"], "--tool-call-parser"),
+        (["--load-format", "pt"], "safetensors"),
         (["--quantization.bits", "4"], "--quantization"),
         (["--compilation-config.level"], "--compilation-config.level needs a value"),
         (["--reasoning-effort-map", '{"high": "max"}'], "--reasoning-effort-map"),
-        (["--dtype", "half"], "bfloat16"),
         (["--load-format", "runai_streamer"], "--load-format"),
         (["--help=nonsense"], "the groups are model, cache"),
         (["--ssl-keyfile", "k.pem"], "--ssl-certfile"),

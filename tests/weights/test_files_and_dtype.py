@@ -67,6 +67,7 @@ def test_listed():
         ("auto", {"torch_dtype": "float64"}, "float32"),
         ("auto", {}, "bfloat16"),
         ("bfloat16", {"dtype": "float32"}, "bfloat16"),
+        ("float16", {"dtype": "float32"}, "bfloat16"),
         ("float32", {"dtype": "float8_e4m3fn"}, "float32"),
     ],
 )
@@ -79,7 +80,7 @@ def test_dtype(requested, config, expected):
     [
         ("auto", {"torch_dtype": "int8"}, "torch_dtype 'int8'"),
         ("auto", {"dtype": {"text": "float32"}}, "dtype"),
-        ("float16", {}, "--dtype float16"),
+        ("float8", {}, "--dtype float8"),
     ],
 )
 def test_dtypes_that_are_refused(requested, config, message):

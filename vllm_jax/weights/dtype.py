@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from vllm_jax.errors import ConfigError
 
-_AUTO: Mapping[str, str] = {
+_COMPUTED: Mapping[str, str] = {
     "bfloat16": "bfloat16",
     "float16": "bfloat16",  # the same size, and no overflow in activations
     "float32": "float32",
@@ -25,15 +25,16 @@ def resolve_dtype(requested: str, config: Mapping[str, Any]) -> jnp.dtype:
     """The type to load a model in.
 
     Args:
-        requested: "bfloat16", "float32", or "auto". "auto" takes the ``dtype`` (or ``torch_dtype``) of the
-            config; float16 becomes bfloat16 and float64 float32. A config that names none means bfloat16.
+        requested: "bfloat16", "float32", "float16", or "auto". "auto" takes the ``dtype`` (or
+            ``torch_dtype``) of the config; one that names none means bfloat16. float16 becomes bfloat16, and
+            a config's float64 float32.
         config: the model's ``config.json``.
 
     Raises:
         ConfigError: another type is requested, or the config names one that is no plain float.
     """
-    if requested in ("bfloat16", "float32"):
-        return jnp.dtype(requested)
+    if requested in ("bfloat16", "float32", "float16"):
+        return jnp.dtype(_COMPUTED[requested])
     if requested != "auto":
         raise ConfigError(f"--dtype {requested} is not supported; use auto, bfloat16 or float32")
     field = "dtype" if config.get("dtype") is not None else "torch_dtype"
@@ -41,8 +42,8 @@ def resolve_dtype(requested: str, config: Mapping[str, Any]) -> jnp.dtype:
     if name is None:
         return jnp.dtype("bfloat16")
     plain = str(name).removeprefix("torch.")
-    if plain not in _AUTO:
+    if plain not in _COMPUTED:
         raise ConfigError(
             f"config.json: {field} {name!r} is not supported; choose --dtype bfloat16 or float32"
         )
-    return jnp.dtype(_AUTO[plain])
+    return jnp.dtype(_COMPUTED[plain])
