@@ -38,11 +38,6 @@ GENERATION_ERRORS: dict[int | str, dict[str, Any]] = {
     ),
 }
 
-EMBEDDING_ERRORS: dict[int | str, dict[str, Any]] = {
-    **GENERATION_ERRORS,
-    501: _error("The model generates text and serves no embeddings"),
-}
-
 
 def with_stream(model: type[BaseModel]) -> dict[str, Any]:
     """A whole answer, or server-sent events (the schema is that of one) that end with ``data: [DONE]``."""

@@ -18,7 +18,7 @@ from api.protocol.base import RequestModel
 from api.protocol.chat import ChatCompletionRequest
 from api.protocol.completions import CompletionRequest
 from api.protocol.embeddings import EmbeddingRequest
-from api.routes.answers import EMBEDDING_ERRORS
+from api.routes.answers import GENERATION_ERRORS
 from api.serving.chat import create_chat_completion
 from api.serving.completions import create_completion
 from api.serving.context import ServerContext, get_context
@@ -38,7 +38,7 @@ _BODIES: dict[str, tuple[type[RequestModel], _Serve]] = {
 @router.post(
     "/invocations",
     response_model=None,
-    responses=EMBEDDING_ERRORS,
+    responses=GENERATION_ERRORS,
     summary="A chat, a completion or embeddings, by the body's shape",
 )
 async def invocations(

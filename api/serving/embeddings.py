@@ -34,7 +34,6 @@ async def create_embeddings(context: ServerContext, body: EmbeddingRequest, requ
 
     Raises:
         ApiError, InvalidRequestError: the request cannot be honoured; the field is named.
-        ApiError: 501, the model has no pooling.
         EngineDeadError: the engine has failed.
         ClientDisconnect: the client has gone; the request was aborted.
     """
@@ -43,12 +42,10 @@ async def create_embeddings(context: ServerContext, body: EmbeddingRequest, requ
     model = context.models.resolve(body.model)
     info = context.engine.info
     if info.pooling is None:
-        raise ApiError(
-            501,
+        raise bad_request(
             f"The model `{model}` generates text and serves no embeddings. A model with a last-token pooling "
             "does; --runner pooling makes one of any model.",
-            type="NotImplementedError",
-            param="model",
+            "model",
         )
     if body.messages is not None:
         raise bad_request("messages cannot be honoured: send the text itself as input.", "messages")

@@ -203,11 +203,8 @@ def test_the_official_client_and_langchain(client: TestClient, expected: np.ndar
 
 def test_a_model_that_only_generates_says_so(make_client: Any, engine: Any) -> None:
     plain = make_client()
-    for path in (PATH, "/invocations"):
-        response = plain.post(path, json={"input": "a"})
-        error = response.json()["error"]
-        assert response.status_code == error["code"] == 501 and error["type"] == "NotImplementedError"
-        assert error["param"] == "model" and "no embeddings" in error["message"]
+    error = plain.post(PATH, json={"input": "a"}).json()["error"]
+    assert error["code"] == 400 and error["param"] == "model" and "no embeddings" in error["message"]
 
 
 def test_llm_embeds(checkpoint: Path, expected: np.ndarray) -> None:
