@@ -18,7 +18,7 @@ from api.protocol.generation import GenerationRequest
 from api.server_config import ApiConfig
 from api.serving.bounded_threads import BoundedThreads
 from api.serving.tools import check_tools
-from vllm_jax.tokenizer.base import Tokenizer
+from vllm_jax.tokenizer.base import Tokenizer, TruncationSide
 from vllm_jax.tokenizer.chat_template import ChatTemplate, request_chat_template
 
 T = TypeVar("T")
@@ -30,6 +30,10 @@ TEMPLATE_TIMEOUT_S = 30.0
 """Seconds that the rendering of a request's own template may take."""
 _TEXT_SLACK = 4
 """Tokenizers may drop characters (runs of spaces, say): only texts far above the limit are refused unread."""
+_WHOLE_CHARS = 1 << 20
+"""Texts up to this length are always encoded whole before they are truncated: that takes below a second."""
+_MARGIN = 64
+"""Tokens beside a cut through a text that may be others than in the whole text."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,9 @@ class PromptMaker:
 
         def make() -> Prompt:
             text = self._render(body, body.messages, tools)
-            ids = self._encode(text, bool(body.add_special_tokens), "messages")
-            return Prompt(self._truncate(ids, limit, body.truncation_side), text)
+            side = self._side(body.truncation_side)
+            ids = self._encode(text, bool(body.add_special_tokens), "messages", limit=limit, side=side)
+            return Prompt(_truncate(ids, limit, side), text)
 
         return await self._rendered(body, make)
 
@@ -154,11 +159,13 @@ class PromptMaker:
     def _completion_prompt(
         self, prompt: str | list[int], body: CompletionRequest, limit: int | None
     ) -> Prompt:
+        side = self._side(body.truncation_side)
         if isinstance(prompt, str):
-            ids = self._encode(prompt, body.add_special_tokens is not False, "prompt")
+            add_special_tokens = body.add_special_tokens is not False
+            ids = self._encode(prompt, add_special_tokens, "prompt", limit=limit, side=side)
         else:
             ids = prompt
-        cut = self._truncate(ids, limit, body.truncation_side)
+        cut = _truncate(ids, limit, side)
         if isinstance(prompt, str) and len(cut) == len(ids):
             return Prompt(cut, prompt)
         if body.echo and self._tokenizer is not None:
@@ -202,8 +209,29 @@ class PromptMaker:
             kwargs["enable_thinking"] = body.reasoning_effort != "none"
         return kwargs | (body.chat_template_kwargs or {})
 
-    def _encode(self, text: str, add_special_tokens: bool, field: str) -> list[int]:
+    def _encode(
+        self,
+        text: str,
+        add_special_tokens: bool,
+        field: str,
+        *,
+        limit: int | None = None,
+        side: TruncationSide = "left",
+    ) -> list[int]:
+        """Token ids of a text.
+
+        Where ``limit`` of them are to be kept of a very long text, only its ``side`` that is kept is encoded,
+        with so much more that the cut does not reach them; they are more than ``limit`` then.
+        """
         tokenizer = self._need_tokenizer(field)
+        if limit is not None:
+            most = max(self._max_chars, _WHOLE_CHARS)
+            while True:
+                kept = _kept_text(text, most, side)
+                ids = tokenizer.encode(kept, add_special_tokens=add_special_tokens)
+                if len(kept) == len(text) or len(ids) >= limit + _MARGIN:
+                    return ids
+                most *= 4
         if len(text) > self._max_chars:  # would only cost time: it cannot fit
             raise bad_request(
                 f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt "
@@ -236,11 +264,9 @@ class PromptMaker:
             )
         return limit
 
-    def _truncate(self, ids: list[int], limit: int | None, side: str | None) -> list[int]:
-        if limit is None or len(ids) <= limit:
-            return ids
-        side = side or (self._tokenizer.truncation_side if self._tokenizer is not None else "left")
-        return ids[-limit:] if side == "left" else ids[:limit]
+    def _side(self, asked: TruncationSide | None) -> TruncationSide:
+        """Where a prompt is cut off: "left" keeps its end."""
+        return asked or (self._tokenizer.truncation_side if self._tokenizer is not None else "left")
 
     async def _rendered(self, body: ChatTemplateFields, make: Callable[[], T]) -> T:
         """Runs ``make``, which renders. Raises ApiError (400): the request's own template takes too long."""
@@ -255,6 +281,23 @@ class PromptMaker:
 
     async def _in_pool(self, make: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, make)
+
+
+def _truncate(ids: list[int], limit: int | None, side: TruncationSide) -> list[int]:
+    if limit is None or len(ids) <= limit:
+        return ids
+    return ids[-limit:] if side == "left" else ids[:limit]
+
+
+def _kept_text(text: str, most: int, side: TruncationSide) -> str:
+    """At most ``most`` characters of a text, cut in front of a space where one is near: words stay whole."""
+    if len(text) <= most:
+        return text
+    if side == "left":
+        start = len(text) - most
+        return text[max(start, text.find(" ", start, start + most // 4)) :]
+    space = text.rfind(" ", most - most // 4, most)
+    return text[: space if space != -1 else most]
 
 
 def _longest_piece(tokenizer: Tokenizer) -> int:
