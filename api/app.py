@@ -13,12 +13,14 @@ from api.http_metrics import HttpMetricsMiddleware
 from api.limits import LimitMiddleware
 from api.middleware import add_imported
 from api.request_id_header import RequestIdMiddleware
+from api.root_path import RootPathMiddleware
 from api.routes import (
     chat,
     completions,
     embeddings,
     health,
     invocations,
+    lora,
     messages,
     models,
     page,
@@ -40,6 +42,7 @@ Every parameter is honoured exactly or refused with a 400 that names it.
 def create_app(context: ServerContext) -> FastAPI:
     """The application that serves ``context``; it starts and stops nothing."""
     http = context.config.http
+    root_path = http.root_path.rstrip("/")
     docs = not http.disable_fastapi_docs
     # The offline kind brings the scripts of /docs and /redoc along; without docs it would refuse to start.
     app = (FastAPIOffline if docs else FastAPI)(
@@ -51,7 +54,7 @@ def create_app(context: ServerContext) -> FastAPI:
         redoc_url="/redoc" if docs else None,
         redirect_slashes=False,
         # Not uvicorn's setting: that one would put it before paths that have it already.
-        root_path=http.root_path,
+        root_path=root_path,
     )
     app.state.context = context
     install_handlers(app)
@@ -65,6 +68,7 @@ def create_app(context: ServerContext) -> FastAPI:
         tokenize,
         health,
         prefix_cache,
+        lora,
         invocations,
         page,
     )
@@ -93,5 +97,7 @@ def create_app(context: ServerContext) -> FastAPI:
         )
     add_imported(app, http.middleware)
     app.add_middleware(HttpMetricsMiddleware, metrics=context.engine.metrics)
+    if root_path:
+        app.add_middleware(RootPathMiddleware, root_path=root_path)
     app.add_middleware(TrailingSlashMiddleware)
     return app

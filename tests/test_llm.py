@@ -341,13 +341,14 @@ def test_settings_are_honoured_or_refused(mpt_checkpoint) -> None:
         small(mpt_checkpoint, max_num_seqz=3)
     for settings, why in [
         ({"quantization": "awq"}, "quantization"),
-        ({"dtype": "float16"}, "float16"),
+        ({"dtype": "float8"}, "float8"),
         ({"max_model_len": 4096}, "more than the 256 tokens"),
         ({"tensor_parallel_size": 2}, "not supported"),
         ({"num_gpu_blocks_override": 3}, "--max-model-len 48 or less"),
         ({"generation_config": "nowhere"}, "nowhere"),
         ({"override_generation_config": {"num_beams": 3}}, "num_beams"),
         ({"override_generation_config": {"temperature": 9}}, "temperature"),
+        ({"override_generation_config": {"skip_special_tokens": "no"}}, "skip_special_tokens"),
     ]:
         with pytest.raises(ConfigError, match=why):
             small(mpt_checkpoint, **settings)

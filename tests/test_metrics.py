@@ -14,7 +14,7 @@ def read(metrics: Metrics) -> dict[str, float]:
     values: dict[str, float] = {}
     for family in text_string_to_metric_families(metrics.expose().decode()):
         for sample in family.samples:
-            if sample.name.startswith("vllm:"):
+            if sample.name.startswith("vllm:") and sample.name != "vllm:lora_requests_info":
                 assert sample.labels.get("engine") == "0"
             values[sample.name] = values.get(sample.name, 0) + sample.value
     return values
@@ -96,14 +96,20 @@ def test_a_finished_request_has_all_durations() -> None:
 def test_a_request_aborted_in_the_queue_has_no_stages() -> None:
     metrics = Metrics("m")
     times = RequestMetrics(arrival_time=1.0, finished_time=2.0)
-    metrics.on_request_finished(
-        times, prompt_tokens=4, cached_tokens=0, generation_tokens=[0], max_tokens=None
-    )
+    metrics.on_request_finished(times, prompt_tokens=4, cached_tokens=0, generation_tokens=[0], max_tokens=7)
     values = read(metrics)
     assert values["vllm:e2e_request_latency_seconds_count"] == 1
     for stage in ("queue", "inference", "prefill", "decode"):
         assert values[f"vllm:request_{stage}_time_seconds_count"] == 0
-    assert values["vllm:request_params_max_tokens_count"] == 0
+    assert values["vllm:request_params_max_tokens_sum"] == 7
+
+
+def test_what_the_engine_does_not_have_has_series_that_say_so() -> None:
+    text = Metrics("m").expose().decode()
+    for state, value in (("awake", 1.0), ("weights_offloaded", 0.0), ("discard_all", 0.0)):
+        labels = f'engine="0",model_name="m",sleep_state="{state}"'
+        assert f"vllm:engine_sleep_state{{{labels}}} {value}" in text
+    assert 'vllm:lora_requests_info{max_lora="0",running_lora_adapters="",waiting_lora_adapters=""} 1' in text
 
 
 def test_two_engines_do_not_share_series() -> None:

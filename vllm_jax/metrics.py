@@ -163,7 +163,7 @@ class Metrics:
         )
         self._request_n = self._histogram("request_params_n", "The n of requests.", _SMALL_COUNTS[1:])
         self._request_max_tokens = self._histogram(
-            "request_params_max_tokens", "The max_tokens of requests.", _TOKENS
+            "request_params_max_tokens", "Most tokens a sequence of a request could have had.", _TOKENS
         )
         self._request_preemptions = self._histogram(
             "request_num_preemptions", "Preemptions a request went through.", _SMALL_COUNTS
@@ -171,6 +171,8 @@ class Metrics:
         self._request_prefill_computed = self._histogram(
             "request_prefill_kv_computed_tokens", "Prompt tokens of a request computed, not cached.", _TOKENS
         )
+
+        self._publish_what_never_changes()
 
         self._http_requests = Counter(
             "http_requests", "HTTP answers.", ["method", "handler", "status"], registry=self.registry
@@ -235,9 +237,9 @@ class Metrics:
         prompt_tokens: int,
         cached_tokens: int,
         generation_tokens: list[int],
-        max_tokens: int | None,
+        max_tokens: int,
     ) -> None:
-        """A request has ended, with ``generation_tokens[i]`` tokens in sequence i.
+        """A request has ended, with ``generation_tokens[i]`` tokens in sequence i, ``max_tokens`` at most.
 
         Durations follow from ``times``; a request that was aborted before a stage has none for it.
         """
@@ -246,8 +248,7 @@ class Metrics:
         self._request_generation.observe(total)
         self._request_longest.observe(longest)
         self._request_n.observe(len(generation_tokens))
-        if max_tokens is not None:
-            self._request_max_tokens.observe(max_tokens)
+        self._request_max_tokens.observe(max_tokens)
         self._request_preemptions.observe(times.num_preemptions)
         self._request_prefill_computed.observe(prompt_tokens - cached_tokens)
 
@@ -287,6 +288,24 @@ class Metrics:
         return generate_latest(self.registry)
 
     # --- construction ----------------------------------------------------------------------------
+
+    def _publish_what_never_changes(self) -> None:
+        """Series that dashboards and gateways ask for, of what this engine does not have."""
+        sleep = Gauge(
+            "vllm:engine_sleep_state",
+            "1 at the state the engine is in; it is always awake.",
+            [*self._labels, "sleep_state"],
+            registry=self.registry,
+        )
+        for state in ("awake", "weights_offloaded", "discard_all"):
+            sleep.labels(**self._labels, sleep_state=state).set(state == "awake")
+        lora = {"max_lora": "0", "waiting_lora_adapters": "", "running_lora_adapters": ""}
+        Gauge(
+            "vllm:lora_requests_info",
+            "Adapters that run and wait, in the labels: there are none. The value is the time of the start.",
+            list(lora),
+            registry=self.registry,
+        ).labels(**lora).set_to_current_time()
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"vllm:{name}", text, list(self._labels), registry=self.registry).labels(**self._labels)

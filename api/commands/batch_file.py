@@ -3,6 +3,8 @@
     in:   {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {...}}
     out:  {"id": ..., "custom_id": "a", "response": {"status_code", "request_id", "body"}, "error": null}
 
+Where a request fails, ``body`` is null and ``error`` is the body that a client would have got.
+
 Answers are appended as they come, and put into the order of the requests at the end. So a run that was
 interrupted has lost nothing: the next one keeps what is answered and does the rest.
 """

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp
 from api.commands.arguments import parse_with_serve
 from api.commands.batch_file import BatchOutput, BatchRequest, check_requests, read_requests
 from api.commands.usage import UsageError
+from api.server_config import HttpConfig
 from vllm_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class BatchConfig:
     """Answers, a line for every line of the input, in its order once all is done. Also -o."""
     max_inflight: int = 128
     """Most requests under way at a time."""
+    enable_metrics: bool = False
+    """Accepted without effect, as --host and --port are: no address is opened to ask for them."""
     overwrite: bool = False
     """Forget the answers that the output file has already."""
     progress: bool = True
@@ -129,7 +132,7 @@ def run_batch(argv: Sequence[str]) -> int:
         output.close(sort=True)
         console.print("nothing is left to do", highlight=False)
         return 0
-    for note in served.notes:
+    for note in served.notes + _notes(batch, served.server.http):
         print(f"vllm-jax: warning: {note}", file=sys.stderr)
     from api.app import create_app
     from api.commands.logs import configure_logging
@@ -168,6 +171,17 @@ def run_batch(argv: Sequence[str]) -> int:
         console.print(f"stopped: {len(output.done)} of {len(order)} are answered. Run it again to go on")
         return 130
     return 0
+
+
+def _notes(batch: BatchConfig, http: HttpConfig) -> list[str]:
+    """What is said of flags that ask for an address."""
+    plain = HttpConfig()
+    asked = {
+        "--enable-metrics": batch.enable_metrics,
+        "--host": http.host != plain.host,
+        "--port": http.port != plain.port,
+    }
+    return [f"{flag} has no effect: run-batch opens no address" for flag, given in asked.items() if given]
 
 
 class _Runner:
@@ -231,16 +245,14 @@ class _Runner:
 
 async def _answer(client: httpx.AsyncClient, request: BatchRequest) -> dict[str, Any]:
     """The line of the output for one request."""
-    line: dict[str, Any] = {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": request.custom_id}
     problem = _problem(request)
     if problem is not None:
-        code, message = problem
-        return {**line, "response": None, "error": {"code": code, "message": message}}
+        return _line(request, 400, _error(*problem))
     # ASCII, with whatever JSON's letter forbids (NaN, half a character) as it is: the application refuses it.
     try:
         content = json.dumps(request.body).encode()
     except RecursionError:
-        return {**line, "response": None, "error": {"code": "invalid_body", "message": "it nests too deep"}}
+        return _line(request, 400, _error("body", "it nests too deep"))
     pause = _FIRST_PAUSE_S
     for tries_left in reversed(range(_TRIES)):
         answer = await client.post(request.url, content=content, headers=_JSON)
@@ -252,28 +264,43 @@ async def _answer(client: httpx.AsyncClient, request: BatchRequest) -> dict[str,
         body = answer.json()
     except ValueError:
         body = {"error": {"message": answer.text[:2000]}}
-    request_id = answer.headers.get("x-request-id") or (body.get("id") if isinstance(body, dict) else None)
-    response = {"status_code": answer.status_code, "request_id": request_id or line["id"], "body": body}
-    return {**line, "response": response, "error": None}
+    return _line(request, answer.status_code, body, answer.headers.get("x-request-id"))
+
+
+def _line(request: BatchRequest, status: int, body: Any, request_id: str | None = None) -> dict[str, Any]:
+    """A line of the output, as vLLM's has it: a body that is an error stands under ``error``."""
+    known_id = body.get("id") if isinstance(body, dict) else None
+    response = {
+        "status_code": status,
+        "request_id": request_id or known_id or f"vllm-batch-{uuid.uuid4().hex}",
+        "body": body if status == 200 else None,
+    }
+    line = {"id": f"vllm-{uuid.uuid4().hex}", "custom_id": request.custom_id, "response": response}
+    return {**line, "error": None if status == 200 else body}
+
+
+def _error(param: str, message: str) -> dict[str, Any]:
+    """The body of the answer that a client would get."""
+    return {"error": {"message": message, "type": "BadRequestError", "param": param, "code": 400}}
 
 
 def _problem(request: BatchRequest) -> tuple[str, str] | None:
-    """What keeps a request from being asked at all: code and message, or None."""
+    """What keeps a request from being asked at all: the key and a message, or None."""
     if request.method != "POST":
-        return "invalid_method", f"method must be POST, got {request.method!r}"
+        return "method", f"method must be POST, got {request.method!r}"
     if not isinstance(request.url, str) or request.url not in URLS:
-        return "invalid_url", f"url must be one of {', '.join(sorted(URLS))}, got {request.url!r}"
+        return "url", f"url must be one of {', '.join(sorted(URLS))}, got {request.url!r}"
     if not isinstance(request.body, dict):
-        return "invalid_body", "body must be a JSON object"
+        return "body", "body must be a JSON object"
     if request.body.get("stream"):
-        return "invalid_body", "a batch does not stream: leave stream out"
+        return "stream", "a batch does not stream: leave stream out"
     return None
 
 
 def _count(tally: Tally, line: dict[str, Any]) -> None:
     response = line["response"]
     tally.answered += 1
-    if response is None or response["status_code"] != 200:
+    if response["status_code"] != 200:
         tally.failed += 1
         return
     usage = response["body"].get("usage") or {} if isinstance(response["body"], dict) else {}

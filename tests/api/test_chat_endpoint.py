@@ -469,6 +469,12 @@ def test_generation_config_defaults_are_below_the_request(
         one, two = ask(client, ignore_eos=True), ask(client, ignore_eos=True)
         assert one["choices"] == two["choices"] and one["usage"]["completion_tokens"] == 3
         assert ask(client, max_tokens=5, ignore_eos=True)["usage"]["completion_tokens"] == 5
+        [special, *_] = sorted(info.eos_token_ids)
+        ends = {"allowed_token_ids": [special], "ignore_eos": True}
+        assert ask(client, **ends)["choices"][0]["message"]["content"] == ""
+        info.default_sampling["skip_special_tokens"] = False
+        assert ask(client, **ends)["choices"][0]["message"]["content"]
+        assert ask(client, skip_special_tokens=True, **ends)["choices"][0]["message"]["content"] == ""
     finally:
         info.default_sampling.clear()
         info.default_sampling.update(defaults)

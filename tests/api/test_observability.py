@@ -74,6 +74,23 @@ def test_tokens_of_steps_are_those_of_prompts_and_answers(server: Server) -> Non
     assert server.metric(name) - before == used
 
 
+def test_the_limit_of_a_request_without_one_is_what_the_context_leaves(server: Server) -> None:
+    name = "vllm:request_params_max_tokens_sum"
+    with server.client() as client:
+        server.wait_until_idle()
+        before = server.metric(name)
+        answer = client.post(
+            "/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hello"}]}
+        )
+        server.wait_until_idle()
+        [model, *_] = client.get("/v1/models").json()["data"]
+        room = model["max_model_len"] - answer.json()["usage"]["prompt_tokens"]
+        assert server.metric(name) - before == room
+        client.post("/v1/completions", json={"prompt": "a", "max_tokens": 3})
+        server.wait_until_idle()
+        assert server.metric(name) - before == room + 3
+
+
 def test_logs_traces_and_metrics_tell_what_clients_saw(start_server, collector: Collector) -> None:
     server = start_server(
         "--log-format=json", f"--otlp-traces-endpoint={collector.url}", "--enable-log-requests"

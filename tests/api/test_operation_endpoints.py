@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -30,6 +31,48 @@ def test_the_prefix_cache_is_emptied_only_where_that_is_allowed(make_client: Any
     answer = client.post("/reset_prefix_cache")
     assert answer.status_code == 200 and answer.content == b""
     assert cached(client) == 0
+
+
+def test_caches_that_are_not_there_are_empty(make_client: Any, client: TestClient) -> None:
+    allowed = make_client(api={"enable_reset_prefix_cache": True})
+    for path in ("/reset_mm_cache", "/reset_encoder_cache"):
+        refusal = client.post(path)
+        assert refusal.status_code == 403 and path in refusal.text
+        answer = allowed.post(path)
+        assert answer.status_code == 200 and answer.content == b""
+        assert make_client(http={"api_key": ("k",)}).post(path).status_code == 401
+
+
+def test_adapters_are_refused_by_name(make_client: Any, client: TestClient) -> None:
+    body = {"lora_name": "a", "lora_path": "/b"}
+    for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+        answer = client.post(path, json=body)
+        assert answer.status_code == 501
+        assert answer.json()["error"]["type"] == "NotImplementedError" and "LoRA" in answer.text
+        assert make_client(http={"api_key": ("k",)}).post(path, json=body).status_code == 401
+
+
+@pytest.mark.parametrize("root_path", ["/llm", "/llm/"])
+def test_docs_work_behind_a_proxy_that_takes_the_prefix_away_and_behind_one_that_does_not(
+    make_client: Any, root_path: str
+) -> None:
+    app = make_client(http={"root_path": root_path, "api_key": ("k",)}).app
+    client = TestClient(app, headers={"Authorization": "Bearer k"})
+    for page in ("/docs", "/redoc"):
+        for prefix in ("", "/llm"):
+            answer = client.get(prefix + page)
+            assert answer.status_code == 200
+            assets = re.findall(r"""(?:src|href|url)[=:] ?["\']([^"\']+)""", answer.text)
+            assert any(asset.endswith("openapi.json") for asset in assets) or "openapi.json" in answer.text
+            assert len([asset for asset in assets if "static" in asset]) >= 2
+            for asset in assets:
+                assert asset.startswith("/llm/"), asset
+                assert client.get(asset).status_code == 200, asset
+                assert client.get(asset.removeprefix("/llm")).status_code == 200, asset
+    assert TestClient(app).get("/llm/health").status_code == 200
+    assert TestClient(app).get("/health").status_code == 200
+    assert TestClient(app).get("/v1/models").status_code == 401
+    assert client.get("/llm/v1/models").json() == client.get("/v1/models").json()
 
 
 def test_tokenizer_info(make_client: Any, client: TestClient, mpt_checkpoint: Any) -> None:

@@ -62,7 +62,10 @@ def test_every_line_is_answered_in_order(
     ]
     del rows[15]["body"]["prompt"]
     source, target = write(tmp_path / "in.jsonl", [*rows, ""]), tmp_path / "out.jsonl"
-    assert main(words(mpt_checkpoint, source, target, "--max-inflight=5")) == 0, capsys.readouterr().err
+    flags = ["--enable-metrics", "--port=9000"]
+    assert main(words(mpt_checkpoint, source, target, "--max-inflight=5", *flags)) == 0, (
+        capsys.readouterr().err
+    )
     answers = read(target)
     assert [a["custom_id"] for a in answers] == [row["custom_id"] for row in rows]
     assert len({a["id"] for a in answers}) == len(rows)
@@ -74,22 +77,34 @@ def test_every_line_is_answered_in_order(
     assert answers[15]["response"]["body"]["choices"][0]["message"]["role"] == "assistant"
     by_id = {a["custom_id"]: a for a in answers}
     assert by_id["wrong parameter"]["response"]["status_code"] == 400
-    assert by_id["wrong parameter"]["response"]["body"]["error"]["param"] == "temperature"
+    assert by_id["wrong parameter"]["error"]["error"]["param"] == "temperature"
     assert by_id["wrong model"]["response"]["status_code"] == 404
     for custom_id in ("no number", "half a character \ud800"):
         assert by_id[custom_id]["response"]["status_code"] == 400
-    codes = {
-        "wrong kind of url": "invalid_url",
-        "wrong url": "invalid_url",
-        "streams": "invalid_body",
-        "wrong method": "invalid_method",
+    params = {
+        "wrong kind of url": "url",
+        "wrong url": "url",
+        "streams": "stream",
+        "wrong method": "method",
+        "no body": "body",
     }
-    for custom_id, code in {**codes, "no body": "invalid_body"}.items():
-        assert by_id[custom_id]["response"] is None and by_id[custom_id]["error"]["code"] == code
-    assert "9 of them with an error" in capsys.readouterr().err
-    # Once more: only the lines that have no response are asked again, and nothing else changes.
+    for custom_id, param in params.items():
+        assert by_id[custom_id]["response"]["status_code"] == 400
+        assert by_id[custom_id]["error"]["error"]["param"] == param
+    for answer in answers[16:]:
+        assert answer["response"]["body"] is None and answer["error"]["error"]["message"]
+    assert all(a["id"].startswith("vllm-") for a in answers)
+    assert all(a["response"]["request_id"].startswith("vllm-batch-") for a in answers[16:])
+    said = capsys.readouterr().err
+    assert "9 of them with an error" in said
+    assert [f"{flag} has no effect" in said for flag in ("--enable-metrics", "--port", "--host")] == [
+        True,
+        True,
+        False,
+    ]
+    # Once more: asking again would give the same, so that nothing is asked.
     assert main(words(mpt_checkpoint, source, target)) == 0
-    assert [a["id"] for a in read(target)][:18] == [a["id"] for a in answers][:18]
+    assert read(target) == answers
 
 
 def test_an_interrupted_batch_goes_on(tmp_path: Path, mpt_checkpoint: Path, engine: AsyncEngine) -> None:

@@ -50,6 +50,7 @@ _GENERATION_KEYS = {
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
     "max_new_tokens": "max_tokens",
+    "skip_special_tokens": "skip_special_tokens",
 }
 """Keys of generation_config.json that set sampling defaults, and their names in SamplingParams."""
 

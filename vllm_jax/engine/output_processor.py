@@ -265,7 +265,7 @@ class OutputProcessor:
                 generation_tokens=[
                     s.num_processed if state.embedding is None else 0 for s in state.sequences
                 ],
-                max_tokens=request.params.max_tokens,
+                max_tokens=first.max_length - first.num_prompt_tokens,
             )
         return delta
 
