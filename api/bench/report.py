@@ -58,9 +58,18 @@ def print_summary(console: Console, summary: Summary, shown: Sequence[str], titl
 
 
 def write_json(
-    path: Path, summary: Summary, settings: dict[str, Any], details: Sequence[Measurement]
+    path: Path,
+    summary: Summary,
+    settings: dict[str, Any],
+    details: Sequence[Measurement],
+    *,
+    append: bool = False,
 ) -> None:
-    """Settings and figures, and where ``details`` are given, every request. Raises ConfigError."""
+    """Settings and figures, and where ``details`` are given, every request; appended as one line, or alone.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     content = settings | summary.as_json()
     if details:
         content["requests"] = [
@@ -80,7 +89,8 @@ def write_json(
         ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with path.open("a" if append else "w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=None if append else 1) + "\n")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 

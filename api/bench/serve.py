@@ -46,6 +46,8 @@ class TargetConfig:
     """Another path for the same kind of request."""
     model: str | None = None
     """Model name in the requests. The default is the first that /v1/models lists."""
+    served_model_name: str | None = None
+    """Model name in the requests, where --model is the directory of its tokenizer."""
     tokenizer: str | None = None
     """Directory or hub id of the model's tokenizer, for prompts of exact lengths. The default is the model
     itself where it is a local directory."""
@@ -63,6 +65,10 @@ class RequestConfig:
     """Send ignore_eos, so that every answer has the length that was asked for, and check that it has."""
     temperature: float = 0.0
     """Sampling temperature; 0 is greedy."""
+    top_p: float | None = None
+    """Probability mass to sample from."""
+    top_k: int | None = None
+    """Most tokens to sample from; -1 or 0 are all."""
     extra_body: dict[str, Any] = field(default_factory=dict)
     """JSON object laid over every request's body; null takes a key away."""
     num_warmups: int = 0
@@ -86,7 +92,13 @@ class ReportConfig:
     result_dir: str = "."
     """Directory of the JSON file."""
     result_filename: str | None = None
-    """Its name; implies --save-result. The default has the model and the time in it."""
+    """Its name; implies --save-result. The default has the label (or the model) and the time in it."""
+    append_result: bool = False
+    """Add the figures as one more line to that file, instead of writing it anew."""
+    label: str | None = None
+    """Name of this run, for the figures."""
+    metadata: tuple[str, ...] = ()
+    """More of it, for example version=0.3 tp=1: keys of the JSON."""
     plot: str | None = None
     """Draw latencies and load into this PNG (or SVG, PDF) file."""
     progress: bool = True
@@ -100,6 +112,8 @@ class ReportConfig:
                 f"--percentile-metrics: unknown {', '.join(sorted(unknown))}; there are {', '.join(METRICS)}"
             )
         _percentiles(self.metric_percentiles)
+        if wrong := [pair for pair in self.metadata if not pair.partition("=")[1]]:
+            raise ConfigError(f"--metadata must be KEY=VALUE, got {wrong[0]!r}")
         Objectives.parse(self.goodput)
 
     @property
@@ -160,8 +174,9 @@ def bench_serve(config: BenchServe, console: Console | None = None) -> int:
     where = config.target
     base_url = (where.base_url or f"http://{where.host}:{where.port}").rstrip("/").removesuffix("/v1")
     key = where.api_key or os.environ.get("VLLM_JAX_API_KEY") or os.environ.get("OPENAI_API_KEY")
-    model, root = served_model(base_url, where.model, key, verify=not where.insecure)
-    tokenizer = _tokenizer(where.tokenizer, [model, root], console)
+    wanted = where.served_model_name or where.model
+    model, root = served_model(base_url, wanted, key, verify=not where.insecure)
+    tokenizer = _tokenizer(where.tokenizer, [where.model or model, model, root], console)
     chat = where.backend == "openai-chat"
     texts = TextMaker(tokenizer, add_special_tokens=not chat)
     items = make_workload(config.dataset, config.arrival, texts)
@@ -173,7 +188,7 @@ def bench_serve(config: BenchServe, console: Console | None = None) -> int:
         api_key=key,
         ignore_eos=config.request.ignore_eos,
         temperature=config.request.temperature,
-        extra_body=config.request.extra_body,
+        extra_body=_sampling(config.request) | config.request.extra_body,
         verify_tls=not where.insecure,
     )
     columns = (TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn())
@@ -182,6 +197,8 @@ def bench_serve(config: BenchServe, console: Console | None = None) -> int:
         if config.request.num_warmups:
             # Texts of their own: warm-up must not leave the measured prompts in a prefix cache.
             other = dataclasses.replace(config.dataset, seed=config.dataset.seed + 1)
+            if other.dataset_path is not None:
+                other = DatasetConfig(random_input_len=32, random_output_len=16, seed=other.seed)
             warm = make_workload(other, ArrivalConfig(max_concurrency=1), texts)[: config.request.num_warmups]
             asyncio.run(client.send_all(target, warm, max_concurrency=1))
         task = bar.add_task(f"{len(items)} requests to {base_url}", total=len(items))
@@ -242,6 +259,11 @@ def served_model(
     return wanted, wanted
 
 
+def _sampling(request: RequestConfig) -> dict[str, Any]:
+    given = {"top_p": request.top_p, "top_k": request.top_k}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _tokenizer(wanted: str | None, guesses: list[str], console: Console) -> Tokenizer | None:
     if wanted is not None:
         return load_tokenizer(resolve_directory(wanted, weights=False))
@@ -265,9 +287,9 @@ def _write(
     console: Console,
 ) -> None:
     report = config.report
-    if report.save_result or report.save_detailed or report.result_filename:
+    if report.save_result or report.save_detailed or report.append_result or report.result_filename:
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = report.result_filename or f"bench-{Path(model).name}-{now}.json"
+        name = report.result_filename or f"bench-{report.label or Path(model).name}-{now}.json"
         path = Path(report.result_dir) / name
         settings = {
             "date": now,
@@ -277,9 +299,12 @@ def _write(
             "backend": config.target.backend,
             **dataclasses.asdict(config.dataset),
             **{k: str(v) if v == float("inf") else v for k, v in dataclasses.asdict(config.arrival).items()},
-            "extra_body": json.dumps(config.request.extra_body),
+            "extra_body": json.dumps(_sampling(config.request) | config.request.extra_body),
+            "label": report.label,
+            **dict(pair.split("=", 1) for pair in report.metadata),
         }
-        write_json(path, summary, settings, measurements if report.save_detailed else [])
+        details = measurements if report.save_detailed else []
+        write_json(path, summary, settings, details, append=report.append_result)
         console.print(f"figures: {path}", highlight=False)
     if report.plot is not None:
         write_plot(Path(report.plot), measurements, title)

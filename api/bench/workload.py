@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from api.bench.datasets import read_custom, read_sharegpt
 from api.bench.texts import TextMaker
 from vllm_jax.errors import ConfigError
 
-DatasetName = Literal["random", "prefix_repetition", "trace"]
+DatasetName = Literal["random", "prefix_repetition", "trace", "custom", "sharegpt"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class DatasetConfig:
 
     dataset_name: DatasetName = "random"
     """"random": unrelated prompts; "prefix_repetition": prompts that share prefixes; "trace": a JSONL
-    file."""
+    file; "custom", "sharegpt": prompts from --dataset-path."""
     num_prompts: int = 100
-    """How many requests; of a trace, at most so many."""
+    """How many requests; of a file, at most so many."""
     seed: int = 0
     """Texts, lengths and arrival times are a function of it."""
     random_input_len: int = 1024
@@ -47,6 +48,15 @@ class DatasetConfig:
     """prefix_repetition: different prefixes; prompts take them in random order, each equally often."""
     prefix_repetition_output_len: int = 128
     """prefix_repetition: tokens to generate."""
+    dataset_path: str | None = None
+    """custom: JSONL file, {"prompt": text} a line, perhaps with "output_tokens". sharegpt: JSON file, a list
+    of {"conversations": [{"value": prompt}, {"value": answer}]}."""
+    custom_output_len: int = 256
+    """custom: tokens to generate where a line does not say."""
+    sharegpt_output_len: int | None = None
+    """sharegpt: tokens to generate. The default is the length of the conversation's own answer."""
+    disable_shuffle: bool = False
+    """custom, sharegpt: take the requests in the file's order."""
     trace_path: str | None = None
     """trace: JSONL file. A line has "prompt" (text) or "input_length", and may have "output_length" (or
     "max_tokens"), "timestamp" and "hash_ids" (one for each --trace-block-size tokens; equal ids,
@@ -61,8 +71,9 @@ class DatasetConfig:
     def validate(self) -> None:
         """Raises ConfigError where a value is out of its range; the text names the flag."""
         least_one = ("num_prompts", "random_output_len", "prefix_repetition_num_prefixes")
-        for name in (*least_one, "prefix_repetition_output_len", "trace_block_size"):
-            if getattr(self, name) < 1:
+        outputs = ("prefix_repetition_output_len", "custom_output_len", "sharegpt_output_len")
+        for name in (*least_one, *outputs, "trace_block_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
         for name in ("random_input_len", "random_prefix_len", "prefix_repetition_prefix_len", "seed"):
             if getattr(self, name) < 0:
@@ -73,6 +84,8 @@ class DatasetConfig:
             raise ConfigError(f"--trace-speedup must be positive, got {self.trace_speedup}")
         if (self.dataset_name == "trace") != (self.trace_path is not None):
             raise ConfigError("--dataset-name trace and --trace-path FILE go together")
+        if (self.dataset_name in ("custom", "sharegpt")) != (self.dataset_path is not None):
+            raise ConfigError("--dataset-name custom (or sharegpt) and --dataset-path FILE go together")
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,8 @@ def make_workload(data: DatasetConfig, arrivals: ArrivalConfig, texts: TextMaker
         requests = list(_random(data, texts, rng))
     elif data.dataset_name == "prefix_repetition":
         requests = list(_prefix_repetition(data, texts, rng))
+    elif data.dataset_path is not None:
+        requests = _from_file(data, data.dataset_path, texts, rng)
     else:
         lines = _read_trace(data)
         requests = [(_trace_prompt(line, data, texts, rng), line.max_tokens) for line in lines]
@@ -178,6 +193,17 @@ def _prefix_repetition(
     whole = data.prefix_repetition_prefix_len + data.prefix_repetition_suffix_len
     for which in rng.permutation([i % number for i in range(data.num_prompts)]).tolist():
         yield texts.make(rng, whole, prefixes[which]), data.prefix_repetition_output_len
+
+
+def _from_file(
+    data: DatasetConfig, path: str, texts: TextMaker, rng: np.random.Generator
+) -> list[tuple[str, int]]:
+    if data.dataset_name == "custom":
+        found = read_custom(path, data.custom_output_len)
+    else:
+        found = read_sharegpt(path, data.sharegpt_output_len, texts)
+    order = range(len(found)) if data.disable_shuffle else rng.permutation(len(found)).tolist()
+    return [found[i] for i in order][: data.num_prompts]
 
 
 def _vary(rng: np.random.Generator, length: int, ratio: float) -> int:

@@ -35,7 +35,7 @@ def parse(
         UsageError: a flag is unknown or its value is wrong, or ``command.validate()`` says so.
         SystemExit: with 0, after ``--help``.
     """
-    words = [_spelled(word, aliases) for word in argv]
+    words = [spelled(word, aliases) for word in argv]
     try:
         typed = run_tyro(command, words, prog=prog, description=description)
         if isinstance(typed, _Validated):
@@ -56,7 +56,7 @@ def split(
     kinds = _flags(command)
     own: list[str] = []
     rest: list[str] = []
-    words = [_spelled(word, aliases) for word in argv]
+    words = [spelled(word, aliases) for word in argv]
     while words:
         word = words.pop(0)
         if word in ("-h", "--help"):
@@ -93,14 +93,12 @@ def parse_with_serve(
         raise UsageError(str(error)) from None
 
 
-def _spelled(word: str, aliases: Mapping[str, str]) -> str:
+def spelled(word: str, aliases: Mapping[str, str]) -> str:
     """``word`` with dashes in its flag, by its first name."""
     name, equals, value = word.partition("=")
-    if name in aliases:
-        return aliases[name] + equals + value
     if name.startswith("--"):
-        return name.replace("_", "-") + equals + value
-    return word
+        name = name.replace("_", "-")
+    return aliases.get(name, name) + equals + value
 
 
 def _flags(command: Any) -> dict[str, Any]:

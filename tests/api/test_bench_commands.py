@@ -37,6 +37,27 @@ def test_bench_serve_measures_a_real_server(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_bench_serve_takes_prompts_from_a_file_and_keeps_what_it_is_told(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "prompts.jsonl", tmp_path / "runs.jsonl"
+    source.write_text(
+        "".join(json.dumps({"prompt": f"Number {i}", "output_tokens": 3 + i}) + "\n" for i in range(4))
+    )
+    words = f"bench serve --base-url {server.url} --dataset-name custom --dataset-path {source} --no-progress"
+    words += f" --served-model-name tiny --model {server.model} --num-warmups 1 --top-p 0.9 --top-k 5"
+    words += f" --label first --metadata tp=1 note=a=b --append-result --result-filename {target.name}"
+    words += f" --result-dir {tmp_path} --save-detailed"
+    for _ in range(2):
+        assert main(words.split()) == 0, capsys.readouterr()
+    first, second = map(json.loads, target.read_text().splitlines())
+    for run in (first, second):
+        assert (run["completed"], run["total_output_tokens"]) == (4, 3 + 4 + 5 + 6)
+        assert (run["label"], run["tp"], run["note"], run["model"]) == ("first", "1", "a=b", "tiny")
+        assert json.loads(run["extra_body"]) == {"top_p": 0.9, "top_k": 5}
+    assert [r["output_tokens"] for r in first["requests"]] == [r["output_tokens"] for r in second["requests"]]
+
+
 def test_refusals_are_counted_and_shown(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     words = f"bench serve --base-url {server.url} --num-prompts 2 --random-input-len 4 --no-progress"
     body = json.dumps({"temperature": 77})
@@ -58,6 +79,11 @@ def test_refusals_are_counted_and_shown(server: Server, capsys: pytest.CaptureFi
         ("bench offline --no-such-flag", 2, "--no-such-flag"),
         ("bench offline /no/such/model", 1, "/no/such/model"),
         ("bench startup --num-iters-warm -1", 2, "--num-iters-warm"),
+        ("bench serve --dataset-name custom", 2, "--dataset-path"),
+        ("bench serve --dataset-path x", 2, "--dataset-name custom"),
+        ("bench serve --metadata nothing", 2, "KEY=VALUE"),
+        ("bench latency /no/such/model --batch-size 0", 2, "--num-prompts"),
+        ("bench throughput /no/such/model --input-len 8", 1, "/no/such/model"),
     ],
 )
 def test_wrong_calls(words: str, code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +128,38 @@ def test_bench_offline_runs_the_engine(
         assert run["output_tokens_per_second"] * run["seconds"] == pytest.approx(6 * 7)
         assert run["tokens_per_second"] * run["seconds"] == pytest.approx(6 * (8 + 7))
     assert result["median_ttft_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "prompts", "runs", "tokens"),
+    [
+        (
+            "latency",
+            "--input-len 8 --output_len=4 --batch-size 3 --num-iters 2 --num-iters-warmup=0",
+            3,
+            2,
+            12,
+        ),
+        ("throughput", "--num-prompts 5 --input-len 6 --output-len 3", 5, 1, 9),
+    ],
+)
+def test_vllms_names_of_the_offline_benchmark(
+    mpt_checkpoint: Path,
+    engine: AsyncEngine,
+    tmp_path: Path,
+    command: str,
+    words: str,
+    prompts: int,
+    runs: int,
+    tokens: int,
+) -> None:
+    target = tmp_path / "figures.json"
+    flags = [*words.split(), "--output-json", str(target), *ENGINE_FLAGS]
+    assert main(["bench", command, "--model", str(mpt_checkpoint), *flags]) == 0
+    result = json.loads(target.read_text())
+    assert result["num_prompts"] == prompts and len(result["runs"]) == runs
+    for run in result["runs"]:
+        assert run["tokens_per_second"] * run["seconds"] == pytest.approx(prompts * tokens)
 
 
 def test_bench_startup_times_a_start(mpt_checkpoint: Path, tmp_path: Path) -> None:

@@ -137,3 +137,40 @@ def test_without_a_tokenizer_lengths_are_words() -> None:
     texts = TextMaker(None)
     [item] = make_workload(DatasetConfig(num_prompts=1, random_input_len=12), ArrivalConfig(), texts)
     assert not texts.exact and item.prompt_tokens is None and len(item.prompt.split()) == 12
+
+
+def test_prompts_of_a_jsonl_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "One"}\n\n{"prompt": "Two", "output_tokens": 7}\n{"prompt": "Three"}\n')
+    data = DatasetConfig(dataset_name="custom", dataset_path=str(path), custom_output_len=5)
+    kept = make_workload(replace(data, disable_shuffle=True, num_prompts=2), ArrivalConfig(), TEXTS)
+    assert [(item.prompt, item.max_tokens) for item in kept] == [("One", 5), ("Two", 7)]
+    shuffled = make_workload(data, ArrivalConfig(), TEXTS)
+    assert sorted(item.prompt for item in shuffled) == ["One", "Three", "Two"]
+    assert shuffled == make_workload(data, ArrivalConfig(), TEXTS), "a function of the seed"
+    for wrong, says in (("{}", "line 1"), ("[1]", "line 1"), ('{"prompt": 3}', "text"), ("", "no requests")):
+        path.write_text(wrong)
+        with pytest.raises(ConfigError, match=says):
+            make_workload(data, ArrivalConfig(), TEXTS)
+
+
+def test_conversations_of_sharegpt(tmp_path: Path) -> None:
+    path = tmp_path / "conversations.json"
+    turns = [
+        ["What is the name of this town?", "It is called Rome, I think."],
+        ["Hi", "This prompt has too few tokens to be of use."],
+        ["This one has nobody who answers it."],
+        ["word " * 3000, "This prompt is too long to be of use."],
+    ]
+    path.write_text(json.dumps([{"conversations": [{"from": "x", "value": v} for v in t]} for t in turns]))
+    data = DatasetConfig(dataset_name="sharegpt", dataset_path=str(path))
+    [item] = make_workload(data, ArrivalConfig(), TEXTS)
+    assert (item.prompt, item.max_tokens) == (turns[0][0], len(TOKENIZER.encode(turns[0][1])))
+    [item] = make_workload(replace(data, sharegpt_output_len=3), ArrivalConfig(), TEXTS)
+    assert item.max_tokens == 3
+    [item] = make_workload(data, ArrivalConfig(), TextMaker(None))
+    assert item.max_tokens == 6
+    for wrong in ("{}", "[1]", "nothing", '{"a": 1}'):
+        path.write_text(wrong)
+        with pytest.raises(ConfigError, match="--dataset-path"):
+            make_workload(data, ArrivalConfig(), TEXTS)
