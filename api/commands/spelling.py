@@ -43,7 +43,8 @@ class Settings:
             if not _is_flag(token):
                 self._set_model(token)
                 continue
-            written, has_value, value = token.partition("=")
+            written, equals, value = token.partition("=")
+            has_value = bool(equals)
             if has_value:
                 rest.insert(0, value)
             name = _canonical(written)
@@ -51,18 +52,18 @@ class Settings:
                 name = "--optimization-level" if match[1] == "-O" else ALIASES.get(match[1], name)
                 if name != written:
                     rest.insert(0, match[2])
-                    has_value = "glued"
+                    has_value = True
             if name == "--config":
-                self.config_file = _take(written, rest, bool(has_value))
+                self.config_file = _take(written, rest, has_value)
             elif name in FOREIGN_FLAGS or _positive(name) in FOREIGN_FLAGS:
-                self._foreign(name, written, rest, bool(has_value))
+                self._foreign(name, written, rest, has_value)
             elif FOREIGN_FLAGS.get(name.partition(".")[0], _NONE).values == 1:  # a key of a JSON object
-                value = _take(written, rest, bool(has_value))
+                value = _take(written, rest, has_value)
                 self._foreign(name.partition(".")[0], written, [value], True, whole=False)
             elif "." in name:
-                self._json_part(name, written, rest, bool(has_value))
+                self._json_part(name, written, rest, has_value)
             else:
-                self._flag(name, written, rest, bool(has_value))
+                self._flag(name, written, rest, has_value)
 
     def _flag(self, name: str, written: str, rest: list[str], has_value: bool) -> None:
         kind = flag_types().get(name)
@@ -116,6 +117,8 @@ class Settings:
                 values.append(rest.pop(0))
                 if has_value or values[0].startswith("["):
                     break
+            if not values and not re.fullmatch(flag.pattern, ""):
+                raise ConfigError(f"{name} needs a value")
         if negated or (whole and values and set(values) <= flag.harmless):
             return
         if flag.refused:

@@ -281,6 +281,7 @@ def test_config_file_is_below_the_command_line(tmp_path: Path) -> None:
         (["--tool-call-parser", "deepseek_v32"], "--tool-call-parser"),
         (["--load-format", "pt"], "safetensors"),
         (["--quantization.bits", "4"], "--quantization"),
+        (["--collect-detailed-traces", "user/model"], "--collect-detailed-traces needs a value"),
         (["--compilation-config.level"], "--compilation-config.level needs a value"),
         (["--reasoning-effort-map", '{"high": "max"}'], "--reasoning-effort-map"),
         (["--load-format", "runai_streamer"], "--load-format"),
